@@ -1,0 +1,8 @@
+//! kvstore: a distributed, persistent key/value store for JSON documents, gRPC first.
+//!
+//! The layers, from the outside in: `api` (gRPC and REST), `router` (key to shard), `shard` (one slice of the keys),
+//! `storage` (engines). ARCHITECTURE.md tells a Put and a Get through them.
+
+pub mod proto;
+pub mod storage;
+pub mod util;

@@ -1,0 +1,3 @@
+//! The `kvstore` program.
+
+fn main() {}

@@ -1,0 +1,34 @@
+//! The generated protobuf API: messages, gRPC services, proto3 JSON, the REST router and what describes them.
+//!
+//! Nothing here is written by hand; the source is `proto/`, the recipe `build.rs`. Modules follow the packages, because
+//! the generated REST router names its messages so; the rest of the crate uses the short names [`v1`] and [`admin`].
+
+pub use kvstore::admin::v1 as admin;
+pub use kvstore::v1;
+
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
+mod kvstore {
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/kvstore.v1.rs"));
+        include!(concat!(env!("OUT_DIR"), "/kvstore.v1.serde.rs"));
+        include!(concat!(env!("OUT_DIR"), "/kvstore.v1.rest.rs"));
+    }
+    pub mod admin {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/kvstore.admin.v1.rs"));
+        }
+    }
+}
+
+/// The REST router over the annotated methods.
+#[allow(missing_docs, unreachable_pub, reason = "generated code")]
+pub mod rest {
+    use super::kvstore;
+    include!(concat!(env!("OUT_DIR"), "/transcoder.rest.rs"));
+}
+
+/// All public files with their imports, encoded, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The OpenAPI 3.1 document of the REST surface.
+pub const OPENAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
