@@ -3,6 +3,11 @@
 //! The layers, from the outside in: `api` (gRPC and REST), `router` (key to shard), `shard` (one slice of the keys),
 //! `storage` (engines). ARCHITECTURE.md tells a Put and a Get through them.
 
+pub mod command;
+pub mod error;
 pub mod proto;
+pub mod router;
+pub mod shard;
 pub mod storage;
+pub mod types;
 pub mod util;

@@ -47,11 +47,13 @@ pub const BATCH_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// How far a write is safe when `write` returns. Later levels include earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// In memory. A crash may lose it; the caller replays it from a log of its own.
+    /// Nothing promised yet: visible, and in the buffer of the engine's log where it keeps one. A later write or barrier of a
+    /// higher level covers it. Costs no system call. In an environment without a log of its own (the caller replays from
+    /// his) only a flush makes it durable.
     None,
     /// Handed to the operating system: survives a killed process, not a power loss.
     Buffered,
-    /// On stable storage: survives a power loss. So does, then, every write before it, whatever its level was.
+    /// On stable storage: survives a power loss. So does, then, every write of this engine before it, whatever its level was.
     Sync,
 }
 
@@ -164,7 +166,9 @@ pub trait Scan: Send {
 /// * [`write`](Self::write) applies the whole batch or nothing, also across a crash; its operations apply in their order.
 /// * What survives a crash is a prefix of the writes: a lost write is never older than one that survived. [`Durability`]
 ///   says how long the prefix is at least.
-/// * An **empty batch** with [`Durability::Sync`] is a barrier: it makes every earlier write durable and nothing else.
+/// * An **empty batch** with [`Durability::Sync`] is a barrier: it makes every earlier write durable and nothing else. A barrier
+///   costs a sync only when none has begun since this engine's last write, on whichever engine of the environment it was.
+/// * A batch written with `None` or `Buffered` is visible when the call returns; readers may see it before it is durable.
 /// * A read sees every batch whose `write` returned before the read began, and no part of a batch that has not taken effect.
 /// * After a failed write or sync of the log the engine is **poisoned**: every later write is [`Error::Poisoned`] until the
 ///   environment is opened again, because what the page cache holds after a failed sync is unknown (Rebello et al., ATC

@@ -1,0 +1,1 @@
+//! What the router promises, on the reference engine.

@@ -1,0 +1,290 @@
+//! The thread that turns proposals into durable writes: the seam between async callers and the blocking engine.
+//!
+//! Callers queue proposals; the thread takes all that wait, applies them shard by shard in the order they came, makes the
+//! whole group durable with one sync, then answers. While a group syncs the next one gathers: the slower the disk, the larger
+//! the groups.
+//!
+//! * The queue is bounded in bytes ([`QUEUE_BYTES_MAX`]); above it proposals are refused with OVERLOADED, not applied.
+//! * Proposals of one shard apply in the order they were queued: a shard belongs to one committer.
+//! * A proposal is **claimed** once: by the thread, which then will answer, or by its caller, who no longer waits. A caller who wins
+//!   knows that it was not applied; one who loses against the thread does not know the outcome yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::machine::Group;
+use super::replica::Replica;
+use crate::command::{Command, Outcome};
+use crate::error::{Error, Reason, Result};
+use crate::storage::{Durability, WriteBatch};
+use crate::util::time::Clock;
+
+/// Most bytes of proposals that wait in one committer's queue.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Most bytes that one group applies before it syncs, so that the first does not wait for the last for long. One proposal may be
+/// larger and then goes alone.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes a proposal costs beside its keys and values: row headers, reply channel, queue slot.
+const PROPOSAL_OVERHEAD_BYTES: usize = 256;
+
+/// When to come back after the queue was full: about the time a few groups take.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Whoever sets it first decides what becomes of the proposal.
+#[derive(Debug, Default)]
+pub(super) struct Claim(AtomicBool);
+
+impl Claim {
+    /// Whether the caller is the one who decides.
+    pub(super) fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// A command on its way to one replica.
+pub(super) struct Proposal {
+    pub(super) replica: Arc<Replica>,
+    pub(super) command: Command,
+    pub(super) claim: Arc<Claim>,
+    pub(super) reply: oneshot::Sender<Result<Outcome>>,
+}
+
+impl Proposal {
+    fn size_bytes(&self) -> usize {
+        self.command.change.size_bytes() + PROPOSAL_OVERHEAD_BYTES
+    }
+}
+
+/// Commits the proposals of some of a node's shards on a thread of its own. Dropping it commits what is queued, then stops the
+/// thread.
+pub struct Committer {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread. A write is answered once it is as safe as `durability` says; stamps come from `clock`.
+    ///
+    /// # Errors
+    ///
+    /// When the operating system has no more threads.
+    pub fn start(
+        name: String,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+    ) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let worker = Worker { queue: Arc::clone(&queue), durability, clock };
+        let thread = std::thread::Builder::new().name(name).spawn(move || worker.run())?;
+        Ok(Self { queue, thread: Some(thread) })
+    }
+
+    pub(super) fn queue(&self) -> Arc<Queue> {
+        Arc::clone(&self.queue)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic was reported by the hook already, and there is nobody left to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Proposals that wait.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    proposals: VecDeque<Proposal>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Queue {
+    /// Queues a proposal, or refuses it.
+    pub(super) fn push(&self, proposal: Proposal) -> Result<()> {
+        let size = proposal.size_bytes();
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(Error::new(Reason::NotServing, "the node is stopping"));
+        }
+        if waiting.bytes > 0 && waiting.bytes + size > QUEUE_BYTES_MAX {
+            let message = format!(
+                "{} bytes of writes wait for the disk already; at most {QUEUE_BYTES_MAX} may",
+                waiting.bytes
+            );
+            return Err(Error::overloaded(message, RETRY_AFTER)
+                .with("limit", "write queue")
+                .with("max", QUEUE_BYTES_MAX)
+                .with("got", waiting.bytes)
+                .with("unit", "bytes"));
+        }
+        waiting.bytes += size;
+        waiting.proposals.push_back(proposal);
+        let first = waiting.proposals.len() == 1;
+        drop(waiting);
+        if first {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Waits for proposals and takes a group of them; `None` when the queue is closed and empty.
+    fn take(&self) -> Option<Vec<Proposal>> {
+        let mut waiting = self.waiting.lock();
+        while waiting.proposals.is_empty() {
+            if waiting.closed {
+                return None;
+            }
+            self.arrived.wait(&mut waiting);
+        }
+        let mut bytes = 0;
+        let mut count = 0;
+        for proposal in &waiting.proposals {
+            bytes += proposal.size_bytes();
+            if count > 0 && bytes > GROUP_BYTES_MAX {
+                bytes -= proposal.size_bytes();
+                break;
+            }
+            count += 1;
+        }
+        waiting.bytes -= bytes;
+        Some(waiting.proposals.drain(..count).collect())
+    }
+}
+
+struct Worker {
+    queue: Arc<Queue>,
+    durability: Durability,
+    clock: Arc<dyn Clock>,
+}
+
+/// One shard's part of a group.
+struct Part {
+    replica: Arc<Replica>,
+    /// Answers in the order of `replies`, and the group number that readers wait for.
+    outcome: Result<(Vec<Result<Outcome>>, u64)>,
+    replies: Vec<oneshot::Sender<Result<Outcome>>>,
+}
+
+impl Worker {
+    fn run(self) {
+        while let Some(proposals) = self.queue.take() {
+            self.commit(proposals);
+        }
+    }
+
+    /// Applies a group, makes it durable, answers.
+    fn commit(&self, mut proposals: Vec<Proposal>) {
+        // What nobody waits for any more is dropped before it is applied, not after.
+        proposals.retain(|proposal| proposal.claim.take());
+        // Stable: within a shard the order of the queue stays.
+        proposals.sort_by_key(|proposal| proposal.replica.id);
+        let mut parts = Vec::new();
+        let mut rest = proposals.into_iter().peekable();
+        while let Some(first) = rest.next() {
+            let replica = Arc::clone(&first.replica);
+            let mut part = vec![first];
+            while let Some(next) = rest.next_if(|next| next.replica.id == replica.id) {
+                part.push(next);
+            }
+            parts.push(self.apply(replica, part));
+        }
+        // The first barrier syncs; the others find that their writes are covered by it.
+        for part in &mut parts {
+            self.make_durable(part);
+        }
+        for part in parts {
+            part.answer();
+        }
+    }
+
+    /// Applies one shard's proposals to its engine, as one batch, not durable yet.
+    fn apply(&self, replica: Arc<Replica>, proposals: Vec<Proposal>) -> Part {
+        let outcome = self.write(&replica, &proposals);
+        let replies = proposals.into_iter().map(|proposal| proposal.reply).collect();
+        Part { replica, outcome, replies }
+    }
+
+    fn write(
+        &self,
+        replica: &Replica,
+        proposals: &[Proposal],
+    ) -> Result<(Vec<Result<Outcome>>, u64)> {
+        let last_version = replica.last_version();
+        let now = self.clock.now();
+        let mut group = Group::new(&*replica.engine, last_version);
+        let mut outcomes = Vec::with_capacity(proposals.len());
+        for proposal in proposals {
+            outcomes.push(Ok(group.apply(&proposal.command, now)?));
+        }
+        let (batch, last_version) = group.finish(last_version);
+        let number = replica.begin_group();
+        let durability =
+            if self.durability == Durability::Sync { Durability::None } else { self.durability };
+        match replica.engine.write(&batch, durability) {
+            Ok(_) => {
+                replica.group_applied(last_version, outcomes.len());
+                Ok((outcomes, number))
+            }
+            Err(error) => {
+                tracing::error!(shard = %replica.id, %error, "a write failed");
+                replica.settle(number, matches!(error, crate::storage::Error::Io { .. }));
+                Err(Error::from_failed_write(&error))
+            }
+        }
+    }
+
+    fn make_durable(&self, part: &mut Part) {
+        let Ok((_, number)) = part.outcome else { return };
+        if self.durability == Durability::Sync
+            && let Err(error) = part.replica.engine.write(&WriteBatch::new(), Durability::Sync)
+        {
+            tracing::error!(shard = %part.replica.id, %error, "making writes durable failed");
+            part.replica.settle(number, true);
+            let message = format!("the write may or may not survive a restart: {error}");
+            part.outcome = Err(Error::new(Reason::OutcomeUnknown, message));
+            return;
+        }
+        part.replica.settle(number, false);
+    }
+}
+
+impl Part {
+    fn answer(self) {
+        match self.outcome {
+            Ok((outcomes, _)) => {
+                for (reply, outcome) in self.replies.into_iter().zip(outcomes) {
+                    // A caller that left before its answer came is no concern of the others.
+                    let _ = reply.send(outcome);
+                }
+            }
+            Err(error) => {
+                for reply in self.replies {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What a shard promises, on the reference engine.
