@@ -3,6 +3,7 @@
 //! The layers, from the outside in: `api` (gRPC and REST), `router` (key to shard), `shard` (one slice of the keys),
 //! `storage` (engines). ARCHITECTURE.md tells a Put and a Get through them.
 
+pub mod config;
 pub mod proto;
 pub mod storage;
 pub mod util;
