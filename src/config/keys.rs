@@ -135,7 +135,7 @@ pub(super) fn level(text: &str) -> Option<LogLevel> {
 }
 
 /// `lsm, sled or memory`.
-fn any_of(words: &[&str]) -> String {
+pub(super) fn any_of(words: &[&str]) -> String {
     match words.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
         _ => words.concat(),

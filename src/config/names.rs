@@ -98,6 +98,14 @@ fn distance(a: &str, b: &str) -> usize {
     above[b.len()]
 }
 
+/// Whether a key that this program does not know names something that nobody shall read.
+pub(super) fn sounds_secret(path: &str) -> bool {
+    let path = canonical(path);
+    ["password", "secret", "token", "credential", "apikey", "privatekey"]
+        .iter()
+        .any(|word| path.contains(word))
+}
+
 /// `text` as it may stand in a message: on one line, and not longer than anybody reads.
 pub(super) fn shown(text: &str) -> Cow<'_, str> {
     const CHARS_MAX: usize = 80;

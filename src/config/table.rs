@@ -372,6 +372,9 @@ pub(super) static FOREIGN: &[(&str, &str)] = &[
     ("server.shutdown", "always graceful, see kvstore.shutdown.timeout"),
     ("server.compression", "compression follows the request's headers"),
     ("server.http2", "always on, see kvstore.http2"),
+    ("server.forward-headers-strategy", "X-Forwarded-Proto and -Host are always honoured"),
+    ("server.max-http-request-header-size", "fixed"),
+    ("server.max-http-header-size", "fixed"),
     ("server.error", "errors have the form of google.rpc.Status"),
     ("server.servlet", "Java only"),
     ("server.tomcat", "Java only, see kvstore.limits and kvstore.http2"),
@@ -384,6 +387,15 @@ pub(super) static FOREIGN: &[(&str, &str)] = &[
     ("logging.file.max-history", "the log file rotates by day"),
     ("logging.charset", "always UTF-8"),
     ("logging.group", "name the loggers in logging.level"),
+];
+
+/// Keys of the replaced system whose silent loss would surprise: they refuse the start.
+pub(super) static REFUSED: &[(&str, &str)] = &[
+    ("spring.config", "name the file with --config and the overlays with --profile"),
+    ("spring.profiles.include", "list all profiles in spring.profiles.active"),
+    ("spring.profiles.group", "list all profiles in spring.profiles.active"),
+    ("server.ssl", "this program serves no TLS; put a proxy in front of it"),
+    ("management.server", "/actuator is served on server.port"),
 ];
 
 const fn key(path: &'static str, default: &'static str, about: &'static str, kind: Kind) -> Key {
