@@ -6,4 +6,5 @@
 pub mod config;
 pub mod proto;
 pub mod storage;
+pub mod telemetry;
 pub mod util;

@@ -125,7 +125,7 @@ pub(super) fn read_secret(config: &mut Config, working_dir: &Path) -> Result<(),
     match std::str::from_utf8(line).map(str::trim) {
         Ok("") => fail(format!("{} has an empty first line", file.display())),
         Ok(secret) if secret.len() <= SECRET_BYTES_MAX => {
-            config.cluster.secret = secret.to_owned();
+            secret.clone_into(&mut config.cluster.secret);
             Ok(())
         }
         Ok(_) => fail(format!(

@@ -61,7 +61,7 @@ pub static KEYS: &[Key] = &[
         "node1",
         "name of this node, unique in the cluster",
         Kind::Text("1 to 64 characters of A-Z a-z 0-9 . _ -", value::node_name, |c, v| {
-            c.node.id = v.into()
+            c.node.id = v.into();
         }),
     )
     .alias("NODE_ID"),
@@ -70,7 +70,7 @@ pub static KEYS: &[Key] = &[
         "127.0.0.1",
         "host name or address of this node that is told to others",
         Kind::Text("a host name or address without port", value::host, |c, v| {
-            c.node.host = v.into()
+            c.node.host = v.into();
         }),
     )
     .alias("NODE_HOST"),
@@ -382,9 +382,9 @@ pub(super) static FOREIGN: &[(&str, &str)] = &[
     ("server.jetty", "Java only, see kvstore.limits and kvstore.http2"),
     ("server.undertow", "Java only, see kvstore.limits and kvstore.http2"),
     ("logging.pattern", "the form follows logging.format"),
-    ("logging.logback", "the log file rotates by day"),
-    ("logging.file.max-size", "the log file rotates by day"),
-    ("logging.file.max-history", "the log file rotates by day"),
+    ("logging.logback", "the log file grows; rotate it with logrotate and copytruncate"),
+    ("logging.file.max-size", "the log file grows; rotate it with logrotate and copytruncate"),
+    ("logging.file.max-history", "the log file grows; rotate it with logrotate and copytruncate"),
     ("logging.charset", "always UTF-8"),
     ("logging.group", "name the loggers in logging.level"),
 ];

@@ -335,12 +335,12 @@ mod tests {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..12 {
             let items = vec![format!("*a{}", level - 1); 10].join(", ");
-            text += &format!("a{level}: &a{level} [{items}]\n");
+            text = format!("{text}a{level}: &a{level} [{items}]\n");
         }
         assert!(parse(&text).is_err());
         let mut chain = "a0: &a0 [x]\n".to_owned();
         for level in 1..200 {
-            chain += &format!("a{level}: &a{level} [*a{}]\n", level - 1);
+            chain = format!("{chain}a{level}: &a{level} [*a{}]\n", level - 1);
         }
         assert!(parse(&chain).is_err());
         assert!(parse(&"[".repeat(100_000)).is_err());
