@@ -4,10 +4,12 @@
 //! `storage` (engines). ARCHITECTURE.md tells a Put and a Get through them.
 
 pub mod command;
+pub mod config;
 pub mod error;
 pub mod proto;
 pub mod router;
 pub mod shard;
 pub mod storage;
+pub mod telemetry;
 pub mod types;
 pub mod util;
