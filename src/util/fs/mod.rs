@@ -1,7 +1,7 @@
 //! The file system as a seam: everything of this project that goes to disk goes through [`FileSystem`], so that a test
 //! can lose power at any step, fill the disk or break a write.
 //!
-//! Two implementations: [`RealFileSystem`] (the machine's) and `sim::SimFileSystem` (in memory, by seed, with
+//! Two implementations: [`RealFileSystem`] (the machine's) and [`sim::SimFileSystem`] (in memory, by seed, with
 //! crashes and faults). Callers: `wal`, `storage`, and whoever keeps files beside them.
 //!
 //! # What is durable when
@@ -33,6 +33,7 @@
 //! content. Calls block.
 
 mod real;
+pub mod sim;
 
 use std::fmt;
 use std::io;
