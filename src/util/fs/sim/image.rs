@@ -102,8 +102,7 @@ impl FileImage {
 
     /// Flips the bits of `mask` in the byte at `offset`, on the disk and in memory alike.
     pub(super) fn corrupt(&mut self, offset: u64, mask: u8) {
-        let sector = offset / SECTOR_BYTES as u64;
-        let within = (offset % SECTOR_BYTES as u64) as usize;
+        let (sector, within) = locate(offset);
         self.sectors.entry(sector).or_insert(ZEROS)[within] ^= mask;
         for before in [&mut self.unsynced, &mut self.forsaken] {
             if let Some(content) = before.get_mut(&sector) {
@@ -131,11 +130,10 @@ impl FileImage {
             let new = self.sectors.get(&sector).unwrap_or(&ZEROS);
             let fate = match mood {
                 0 => Fate::Kept,
-                1 => Fate::Lost,
                 2 if index < prefix => Fate::Kept,
                 2 if index == prefix => Fate::Torn,
-                2 => Fate::Lost,
-                _ => [Fate::Kept, Fate::Lost, Fate::Torn][random.below(3) as usize],
+                1 | 2 => Fate::Lost,
+                _ => [Fate::Kept, Fate::Lost, Fate::Torn][random.index(3)],
             };
             let survivor = match fate {
                 Fate::Kept => *new,
@@ -180,8 +178,8 @@ enum Fate {
 /// One run of new bytes in the old sector, or the other way round.
 fn tear(old: &Sector, new: &Sector, random: &mut Random) -> Sector {
     let (below, above) = if random.below(2) == 0 { (old, new) } else { (new, old) };
-    let start = random.below(SECTOR_BYTES as u64) as usize;
-    let end = start + random.below((SECTOR_BYTES - start) as u64 + 1) as usize;
+    let start = random.index(SECTOR_BYTES);
+    let end = start + random.index(SECTOR_BYTES - start + 1);
     let mut torn = *below;
     torn[start..end].copy_from_slice(&above[start..end]);
     torn
@@ -197,11 +195,16 @@ fn pieces(
         if done == length {
             return None;
         }
-        let position = offset + done as u64;
-        let within = (position % SECTOR_BYTES as u64) as usize;
+        let (sector, within) = locate(offset + done as u64);
         let count = (SECTOR_BYTES - within).min(length - done);
-        let piece = (position / SECTOR_BYTES as u64, within, done..done + count);
+        let piece = (sector, within, done..done + count);
         done += count;
         Some(piece)
     })
+}
+
+/// The sector that holds the byte at `offset`, and where in it.
+fn locate(offset: u64) -> (u64, usize) {
+    let within = usize::try_from(offset % SECTOR_BYTES as u64).expect("below SECTOR_BYTES");
+    (offset / SECTOR_BYTES as u64, within)
 }

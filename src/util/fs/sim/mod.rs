@@ -472,7 +472,7 @@ impl File for SimFile {
         let effect = state.call_with_effect(Operation::Write, &self.path, offset, length)?;
         if let Some(effect) = effect {
             if effect.is_short() {
-                let written = state.random.below(length) as usize;
+                let written = state.random.index(bytes.len());
                 state.tree.file_mut(self.node)?.write(&bytes[..written], offset);
             }
             return Err(effect.error());
@@ -494,16 +494,12 @@ impl File for SimFile {
         }
         let effect = state.call_with_effect(Operation::Sync, &self.path, 0, 0)?;
         let image = state.tree.file_mut(self.node)?;
-        match effect {
-            Some(effect) => {
-                image.fail_sync();
-                Err(effect.error())
-            }
-            None => {
-                image.sync();
-                Ok(())
-            }
+        if let Some(effect) = effect {
+            image.fail_sync();
+            return Err(effect.error());
         }
+        image.sync();
+        Ok(())
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
@@ -552,5 +548,9 @@ impl Random {
     /// A number below `bound`; zero when the bound is zero.
     fn below(&mut self, bound: u64) -> u64 {
         self.next().checked_rem(bound).unwrap_or(0)
+    }
+    /// As [`Self::below`], for positions in memory.
+    fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).expect("below a usize")
     }
 }
