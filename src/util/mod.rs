@@ -3,4 +3,5 @@
 //! Invariant: imports nothing from the crate.
 
 pub mod coding;
+pub mod fs;
 pub mod time;
