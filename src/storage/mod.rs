@@ -20,7 +20,13 @@
 //! out of [`EngineStatus::keys`] and [`EngineStatus::bytes`].
 
 mod batch;
+mod dump;
 mod error;
+mod limits;
+pub mod memory;
+mod names;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
