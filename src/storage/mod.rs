@@ -25,6 +25,7 @@ mod error;
 mod limits;
 pub mod memory;
 mod names;
+pub mod sled;
 #[cfg(test)]
 pub(crate) mod testing;
 
