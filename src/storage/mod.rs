@@ -20,7 +20,14 @@
 //! out of [`EngineStatus::keys`] and [`EngineStatus::bytes`].
 
 mod batch;
+mod dump;
 mod error;
+mod limits;
+pub mod memory;
+mod names;
+pub mod sled;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::path::Path;
