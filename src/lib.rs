@@ -3,11 +3,14 @@
 //! The layers, from the outside in: `api` (gRPC and REST), `router` (key to shard), `shard` (one slice of the keys),
 //! `storage` (engines). ARCHITECTURE.md tells a Put and a Get through them.
 
+pub mod api;
+pub mod backup;
 pub mod command;
 pub mod config;
 pub mod error;
 pub mod proto;
 pub mod router;
+pub mod server;
 pub mod shard;
 pub mod storage;
 pub mod telemetry;

@@ -26,7 +26,8 @@ pub(super) struct Call {
 impl Call {
     /// From the request's headers; without a (legible) deadline there, the default one.
     pub(super) fn new(headers: &HeaderMap, limits: &Limits) -> Self {
-        let asked = headers.get(TIMEOUT_HEADER).and_then(|value| parse_timeout(value.to_str().ok()?));
+        let asked =
+            headers.get(TIMEOUT_HEADER).and_then(|value| parse_timeout(value.to_str().ok()?));
         Self::within(asked, limits)
     }
 

@@ -10,9 +10,9 @@ use super::session::Session;
 use super::{Api, status};
 use crate::proto::v1::kv_service_server::KvService;
 use crate::proto::v1::{
-    BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest, DeleteResponse,
-    GetRequest, GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, ScanRequest, ScanResponse,
-    SessionRequest, StatsRequest, StatsResponse,
+    BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest,
+    DeleteResponse, GetRequest, GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    ScanRequest, ScanResponse, SessionRequest, StatsRequest, StatsResponse,
 };
 
 impl Api {
@@ -38,29 +38,44 @@ impl KvService for Api {
         answer(Api::get(self, message, call).await)
     }
 
-    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+    async fn delete(
+        &self,
+        request: Request<DeleteRequest>,
+    ) -> Result<Response<DeleteResponse>, Status> {
         let (message, call) = self.call(request);
         answer(Api::delete(self, message, call).await)
     }
 
-    async fn batch_put(&self, request: Request<BatchPutRequest>) -> Result<Response<BatchPutResponse>, Status> {
+    async fn batch_put(
+        &self,
+        request: Request<BatchPutRequest>,
+    ) -> Result<Response<BatchPutResponse>, Status> {
         let (message, call) = self.call(request);
         answer(Api::batch_put(self, message, call).await)
     }
 
-    async fn batch_get(&self, request: Request<BatchGetRequest>) -> Result<Response<BatchGetResponse>, Status> {
+    async fn batch_get(
+        &self,
+        request: Request<BatchGetRequest>,
+    ) -> Result<Response<BatchGetResponse>, Status> {
         let (message, call) = self.call(request);
         answer(Api::batch_get(self, message, call).await)
     }
 
-    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+    async fn range(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<RangeResponse>, Status> {
         let (message, call) = self.call(request);
         answer(Api::range(self, message, call).await)
     }
 
     type ScanStream = Pin<Box<dyn Stream<Item = Result<ScanResponse, Status>> + Send>>;
 
-    async fn scan(&self, request: Request<ScanRequest>) -> Result<Response<Self::ScanStream>, Status> {
+    async fn scan(
+        &self,
+        request: Request<ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
         let (message, call) = self.call(request);
         answer(Api::scan(self, message, call).map(|items| {
             let items = items.map(|item| item.map_err(|error| status::to_tonic(&error)));
@@ -70,7 +85,10 @@ impl KvService for Api {
 
     type SessionStream = Session;
 
-    async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Session>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Session>, Status> {
         answer(self.check_serving().map(|()| Session::new(self.clone(), request.into_inner())))
     }
 

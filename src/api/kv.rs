@@ -10,19 +10,23 @@ use tokio::time::Instant;
 use super::{Api, call::Call, validate};
 use crate::error::{Error, Reason, Result};
 use crate::proto::v1::{
-    self, BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest, DeleteResponse,
-    GetRequest, GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, StatsResponse, get_response,
-    item, put_request,
+    self, BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest,
+    DeleteResponse, GetRequest, GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    StatsResponse, get_response, item, put_request,
 };
 use crate::router::{Freshness, Item, Put, Query};
 use crate::shard::Document;
 use crate::storage::Direction;
-use crate::telemetry::Op;
+use crate::telemetry::{self, Op};
 use crate::types::{Key, Value, Version};
 
 impl Api {
     /// Measures what `work` comes to.
-    pub(super) async fn observed<T>(&self, op: Op, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(super) async fn observed<T>(
+        &self,
+        op: Op,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         let started = std::time::Instant::now();
         let result = match self.check_serving() {
             Ok(()) => work.await,
@@ -34,13 +38,25 @@ impl Api {
 
     pub(super) fn record(&self, op: Op, started: std::time::Instant, error: Option<&Error>) {
         // An expected "no" is an answer, not a failure of the service.
-        let failed = error.filter(|error| !matches!(error.reason(), Reason::KeyNotFound | Reason::VersionMismatch));
-        self.0.metrics.operation(op, started.elapsed(), failed.map(|error| error.reason().as_str()));
+        let failed = error.filter(|error| {
+            !matches!(error.reason(), Reason::KeyNotFound | Reason::VersionMismatch)
+        });
+        let outcome =
+            if failed.is_none() { telemetry::Outcome::Ok } else { telemetry::Outcome::Error };
+        self.0.metrics.operation(op).record(outcome, started.elapsed());
+        if let Some(error) = failed {
+            self.0.metrics.rejected(error.reason().as_str());
+        }
     }
 
     /// Stores one value.
-    pub(super) fn put(&self, request: PutRequest, call: Call) -> impl Future<Output = Result<PutResponse>> + use<> {
-        let proposed = self.checked_put(request).and_then(|put| self.0.router.put(put, call.deadline));
+    pub(super) fn put(
+        &self,
+        request: PutRequest,
+        call: Call,
+    ) -> impl Future<Output = Result<PutResponse>> + use<> {
+        let proposed =
+            self.checked_put(request).and_then(|put| self.0.router.put(put, call.deadline));
         let api = self.clone();
         async move {
             api.observed(Op::Put, async { Ok(PutResponse { version: proposed?.await?.0 }) }).await
@@ -83,7 +99,8 @@ impl Api {
         });
         let api = self.clone();
         async move {
-            api.observed(Op::Delete, async { Ok(DeleteResponse { deleted: proposed?.await? }) }).await
+            api.observed(Op::Delete, async { Ok(DeleteResponse { deleted: proposed?.await? }) })
+                .await
         }
     }
 
@@ -102,7 +119,8 @@ impl Api {
         });
         let api = self.clone();
         async move {
-            api.observed(Op::BatchPut, async { Ok(BatchPutResponse { count: proposed?.await? }) }).await
+            api.observed(Op::BatchPut, async { Ok(BatchPutResponse { count: proposed?.await? }) })
+                .await
         }
     }
 
@@ -111,9 +129,11 @@ impl Api {
         let bytes = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
         validate::batch_size(entries.len(), bytes, limits)?;
         let checked = entries.into_iter().map(|(key, value)| {
-            let value = validate::json(value, limits).map_err(|error| validate::in_entry(error, &key))?;
+            let value =
+                validate::json(value, limits).map_err(|error| validate::in_entry(error, &key))?;
             let shown = key.clone();
-            let key = validate::key(key, limits).map_err(|error| validate::in_entry(error, &shown))?;
+            let key =
+                validate::key(key, limits).map_err(|error| validate::in_entry(error, &shown))?;
             Ok((key, value))
         });
         checked.collect()
@@ -149,7 +169,11 @@ impl Api {
     }
 
     /// Reads many keys.
-    pub(super) async fn batch_get(&self, request: BatchGetRequest, call: Call) -> Result<BatchGetResponse> {
+    pub(super) async fn batch_get(
+        &self,
+        request: BatchGetRequest,
+        call: Call,
+    ) -> Result<BatchGetResponse> {
         self.observed(Op::BatchGet, async {
             let limits = &self.0.limits;
             let bytes = request.keys.iter().map(String::len).sum();
@@ -157,7 +181,8 @@ impl Api {
             let freshness = validate::freshness(request.consistency)?;
             let keys = request.keys.into_iter().map(|key| validate::key(key, limits));
             let keys = keys.collect::<Result<Vec<_>>>()?;
-            let items = self.0.router.batch_get(keys, limits.page_bytes, freshness, call.deadline).await?;
+            let items =
+                self.0.router.batch_get(keys, limits.page_bytes, freshness, call.deadline).await?;
             Ok(BatchGetResponse { items: items.into_iter().map(v1::Item::from).collect() })
         })
         .await
@@ -166,16 +191,32 @@ impl Api {
     /// Reads one page of a range.
     pub(super) async fn range(&self, request: RangeRequest, call: Call) -> Result<RangeResponse> {
         self.observed(Op::Range, async {
-            let RangeRequest { start_key, end_key, prefix, limit, reverse, keys_only, page_token, consistency } =
-                request;
+            let RangeRequest {
+                start_key,
+                end_key,
+                prefix,
+                limit,
+                reverse,
+                keys_only,
+                page_token,
+                consistency,
+            } = request;
             let query = self.query(&start_key, &end_key, prefix.as_deref(), reverse, keys_only)?;
             let limits = validate::page_limits(limit, &self.0.limits)?;
             let freshness = validate::freshness(consistency)?;
-            let begun = if page_token.is_empty() { query.clone() } else { query.clone().resume(&page_token)? };
+            let begun = if page_token.is_empty() {
+                query.clone()
+            } else {
+                query.clone().resume(&page_token)?
+            };
             let page = self.0.router.page(begun, limits, freshness, call.deadline).await?;
             let last = page.items.last().filter(|_| page.more);
-            let next_page_token = last.map(|item| query.token(item.key.as_bytes())).unwrap_or_default();
-            Ok(RangeResponse { items: page.items.into_iter().map(v1::Item::from).collect(), next_page_token })
+            let next_page_token =
+                last.map(|item| query.token(item.key.as_bytes())).unwrap_or_default();
+            Ok(RangeResponse {
+                items: page.items.into_iter().map(v1::Item::from).collect(),
+                next_page_token,
+            })
         })
         .await
     }
@@ -207,14 +248,15 @@ impl Api {
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
     fn collect_stats(&self) -> StatsResponse {
         let environment = self.0.node.environment.status();
-        let shards: Vec<v1::ShardStats> = self.0.router.status().into_iter().map(v1::ShardStats::from).collect();
+        let shards: Vec<v1::ShardStats> =
+            self.0.router.status().into_iter().map(v1::ShardStats::from).collect();
         let operations = self.0.metrics.operations();
         StatsResponse {
             keys: shards.iter().map(|shard| shard.keys).sum(),
             bytes: shards.iter().map(|shard| shard.bytes).sum(),
             disk_bytes: environment.disk_bytes as f64,
             memory_bytes: environment.memory_bytes as f64,
-            operations: operations.into_iter().map(|(op, count)| (op.to_owned(), count as f64)).collect(),
+            operations: operations.map(|(op, count)| (op.to_owned(), count as f64)).collect(),
             shards,
             node: self.0.node.id.clone(),
             uptime_seconds: self.uptime().as_secs_f64(),
@@ -238,12 +280,18 @@ fn found(key: Key, document: Option<Document>) -> Result<GetResponse> {
         Value::Json(text) => get_response::Content::Value(json_text(text)?),
         Value::Raw(bytes) => get_response::Content::Raw(bytes),
     };
-    Ok(GetResponse { key: key.into_string(), version: version.0, ttl: ttl_seconds, content: Some(content) })
+    Ok(GetResponse {
+        key: key.into_string(),
+        version: version.0,
+        ttl: ttl_seconds,
+        content: Some(content),
+    })
 }
 
 /// Stored JSON text as text. It was checked when it was stored, and every byte on disk is under a checksum.
 pub(super) fn json_text(text: bytes::Bytes) -> Result<String> {
-    String::from_utf8(text.into()).map_err(|_| Error::new(Reason::Corruption, "stored JSON text is not UTF-8"))
+    String::from_utf8(text.into())
+        .map_err(|_| Error::new(Reason::Corruption, "stored JSON text is not UTF-8"))
 }
 
 impl From<Item> for v1::Item {
@@ -252,7 +300,12 @@ impl From<Item> for v1::Item {
             Value::Json(text) => item::Content::Value(String::from_utf8_lossy(&text).into_owned()),
             Value::Raw(bytes) => item::Content::Raw(bytes),
         });
-        Self { key: item.key.into_string(), version: item.version.0, ttl: item.ttl_seconds, content }
+        Self {
+            key: item.key.into_string(),
+            version: item.version.0,
+            ttl: item.ttl_seconds,
+            content,
+        }
     }
 }
 

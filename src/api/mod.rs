@@ -10,7 +10,11 @@
 //! its shard.
 
 mod admin;
+pub mod actuator;
+mod admission;
+mod body;
 mod call;
+mod diagnose;
 mod documents;
 mod grpc;
 mod http;
@@ -29,9 +33,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::admin::{AdminApi, Backup, NodeAdmin};
+pub use self::admin::{AdminApi, Operations};
+pub use self::admission::{AdmissionLayer, InFlight};
 pub use self::http::http_router;
-pub use self::transport::{grpc_routes, Reporter};
+pub use self::transport::{Reporter, SERVICE_NAME, grpc_routes};
 use crate::error::{Error, Reason, Result};
 use crate::router::Router;
 use crate::telemetry::Metrics;

@@ -55,7 +55,8 @@ impl Api {
 
     fn begin_scan(&self, request: &ScanRequest, call: Call) -> Result<State> {
         self.check_serving()?;
-        let ScanRequest { start_key, end_key, prefix, limit, reverse, keys_only, consistency } = request;
+        let ScanRequest { start_key, end_key, prefix, limit, reverse, keys_only, consistency } =
+            request;
         let query = self.query(start_key, end_key, prefix.as_deref(), *reverse, *keys_only)?;
         if *limit == Some(0) {
             let message = "limit is 0; it must be at least 1, and absent for no limit";
@@ -83,11 +84,17 @@ impl State {
     async fn read(&mut self) -> Result<()> {
         let Some(query) = self.query.take().filter(|_| self.left > 0) else { return Ok(()) };
         if self.api.0.stopping.is_cancelled() {
-            return Err(Error::new(Reason::NotServing, "the node is stopping; continue the scan at another one"));
+            return Err(Error::new(
+                Reason::NotServing,
+                "the node is stopping; continue the scan at another one",
+            ));
         }
         let deadline = self.deadline.unwrap_or_else(|| Instant::now() + STEP_DEADLINE);
         if Instant::now() >= deadline {
-            return Err(Error::new(Reason::DeadlineExceeded, "the deadline passed before the scan ended"));
+            return Err(Error::new(
+                Reason::DeadlineExceeded,
+                "the deadline passed before the scan ended",
+            ));
         }
         let items = usize::try_from(self.left).unwrap_or(usize::MAX).min(STEP.items);
         let limits = PageLimits { items, ..STEP };

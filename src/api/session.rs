@@ -86,13 +86,17 @@ impl Session {
 
     fn window_is_open(&self) -> bool {
         let limits = self.api.limits();
-        self.in_flight.len() < limits.session_operations && self.bytes_in_flight < limits.session_bytes
+        self.in_flight.len() < limits.session_operations
+            && self.bytes_in_flight < limits.session_bytes
     }
 
     /// The next operation that may start; pending while there is none, or the window is full.
     fn poll_operation(&mut self, context: &mut Context<'_>) -> Poll<Option<SessionRequest>> {
         if self.stopping.as_mut().poll(context).is_ready() && self.end.is_none() {
-            let error = Error::new(Reason::NotServing, "the node is stopping; operations without an answer were not started");
+            let error = Error::new(
+                Reason::NotServing,
+                "the node is stopping; operations without an answer were not started",
+            );
             self.end = Some(End::Failed(status::to_tonic(&error)));
         }
         if self.end.is_some() {
@@ -147,7 +151,10 @@ impl Session {
         let call = Call::within(None, api.limits());
         match operation {
             None => {
-                let error = Error::new(Reason::InvalidRequest, "the operation is missing; set one of get, put, delete, batch_put, batch_get, range");
+                let error = Error::new(
+                    Reason::InvalidRequest,
+                    "the operation is missing; set one of get, put, delete, batch_put, batch_get, range",
+                );
                 return Some(respond(id, Err(error)));
             }
             Some(Operation::Get(get)) => {
@@ -170,17 +177,23 @@ impl Session {
             Some(Operation::Put(put)) => {
                 let written = vec![hash(&put.key)];
                 let answer = api.put(put, call);
-                self.wait_for(id, bytes, written, async { answer.await.map(session_response::Result::Put) });
+                self.wait_for(id, bytes, written, async {
+                    answer.await.map(session_response::Result::Put)
+                });
             }
             Some(Operation::Delete(delete)) => {
                 let written = vec![hash(&delete.key)];
                 let answer = api.delete(delete, call);
-                self.wait_for(id, bytes, written, async { answer.await.map(session_response::Result::Delete) });
+                self.wait_for(id, bytes, written, async {
+                    answer.await.map(session_response::Result::Delete)
+                });
             }
             Some(Operation::BatchPut(batch)) => {
                 let written = batch.entries.keys().map(|key| hash(key)).collect();
                 let answer = api.batch_put(batch, call);
-                self.wait_for(id, bytes, written, async { answer.await.map(session_response::Result::BatchPut) });
+                self.wait_for(id, bytes, written, async {
+                    answer.await.map(session_response::Result::BatchPut)
+                });
             }
             Some(Operation::BatchGet(batch)) => self.wait_for(id, bytes, Vec::new(), async move {
                 api.batch_get(batch, call).await.map(session_response::Result::BatchGet)
@@ -203,7 +216,8 @@ impl Session {
         for &key in &written {
             *self.writing.entry(key).or_default() += 1;
         }
-        self.in_flight.push(Box::pin(async move { Finished { id, bytes, written, answer: answer.await } }));
+        self.in_flight
+            .push(Box::pin(async move { Finished { id, bytes, written, answer: answer.await } }));
     }
 
     fn finish(&mut self, finished: Finished) -> SessionResponse {
@@ -259,7 +273,8 @@ impl Stream for Session {
 }
 
 fn respond(id: u64, answer: Answer) -> SessionResponse {
-    let result = answer.unwrap_or_else(|error| session_response::Result::Status(status::to_rpc(&error)));
+    let result =
+        answer.unwrap_or_else(|error| session_response::Result::Status(status::to_rpc(&error)));
     SessionResponse { id, result: Some(result) }
 }
 

@@ -29,7 +29,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::error::{Error, Kind, Reason};
 
 /// `ErrorInfo.domain` of every error of this server.
-pub const DOMAIN: &str = "kvstore";
+pub(super) const DOMAIN: &str = "kvstore";
 
 /// The code and HTTP status of a kind.
 pub(super) const fn codes(kind: Kind) -> (Code, StatusCode) {
@@ -100,8 +100,11 @@ pub(super) fn to_json(error: &Error) -> Value {
 }
 
 fn json_details(error: &Error) -> Vec<Value> {
-    let metadata: serde_json::Map<String, Value> =
-        error.metadata().iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+    let metadata: serde_json::Map<String, Value> = error
+        .metadata()
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone().into()))
+        .collect();
     let mut details = vec![json!({
         "@type": "type.googleapis.com/google.rpc.ErrorInfo",
         "reason": error.reason().as_str(),
@@ -121,7 +124,8 @@ fn json_details(error: &Error) -> Vec<Value> {
 /// back as they are.
 pub(super) fn of_transport(status: tonic::Status, request_bytes_max: usize) -> tonic::Status {
     let message = status.message();
-    let too_large = message.contains("message length too large") || message.contains("size limit, of");
+    let too_large =
+        message.contains("message length too large") || message.contains("size limit, of");
     if too_large {
         let got = message.split("found ").nth(1).and_then(|rest| rest.split(' ').next());
         let got = got.map_or_else(|| format!("more than {request_bytes_max}"), str::to_owned);

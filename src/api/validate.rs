@@ -24,16 +24,29 @@ pub(super) fn key(text: String, limits: &Limits) -> Result<Key> {
         return Err(Error::new(Reason::InvalidKey, message));
     }
     if text.len() > limits.key_bytes {
-        return Err(Error::limit("kvstore.limits.key-size", "the key", limits.key_bytes, text.len(), "bytes"));
+        return Err(Error::limit(
+            "kvstore.limits.key-size",
+            "the key",
+            limits.key_bytes,
+            text.len(),
+            "bytes",
+        ));
     }
-    Key::new(text)
-        .map_err(|text| Error::limit("kvstore.limits.key-size", "the key", limits.key_bytes, text.len(), "bytes"))
+    Key::new(text).map_err(|text| {
+        Error::limit("kvstore.limits.key-size", "the key", limits.key_bytes, text.len(), "bytes")
+    })
 }
 
 /// A bound of a range: like a key, but may be empty.
 pub(super) fn bound(text: &str, name: &str, limits: &Limits) -> Result<()> {
     if text.len() > limits.key_bytes {
-        return Err(Error::limit("kvstore.limits.key-size", name, limits.key_bytes, text.len(), "bytes"));
+        return Err(Error::limit(
+            "kvstore.limits.key-size",
+            name,
+            limits.key_bytes,
+            text.len(),
+            "bytes",
+        ));
     }
     Ok(())
 }
@@ -51,7 +64,13 @@ pub(super) fn raw(bytes: Bytes, limits: &Limits) -> Result<Value> {
 
 fn value_size(bytes: usize, limits: &Limits) -> Result<()> {
     if bytes > limits.value_bytes {
-        return Err(Error::limit("kvstore.limits.value-size", "the value", limits.value_bytes, bytes, "bytes"));
+        return Err(Error::limit(
+            "kvstore.limits.value-size",
+            "the value",
+            limits.value_bytes,
+            bytes,
+            "bytes",
+        ));
     }
     Ok(())
 }
@@ -144,24 +163,42 @@ pub(super) fn page_limits(limit: Option<u32>, limits: &Limits) -> Result<PageLim
         Some(limit) => limit as usize,
     };
     if items > limits.page_items {
-        return Err(Error::limit("kvstore.limits.page-items", "limit", limits.page_items, items, "items"));
+        return Err(Error::limit(
+            "kvstore.limits.page-items",
+            "limit",
+            limits.page_items,
+            items,
+            "items",
+        ));
     }
     Ok(PageLimits { items, bytes: limits.page_bytes })
 }
 
 /// Checks number and size of a batch before anything is built from it.
 pub(super) fn batch_size(entries: usize, bytes: usize, limits: &Limits) -> Result<()> {
-    if entries > limits.batch_entries {
+    batch_entries(entries, limits.batch_entries)?;
+    if bytes > limits.batch_bytes {
+        return Err(Error::limit(
+            "kvstore.limits.batch-size",
+            "the batch",
+            limits.batch_bytes,
+            bytes,
+            "bytes",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks the number of a batch's entries.
+pub(super) fn batch_entries(entries: usize, max: usize) -> Result<()> {
+    if entries > max {
         return Err(Error::limit(
             "kvstore.limits.batch-entries",
             "the batch",
-            limits.batch_entries,
+            max,
             entries,
             "entries",
         ));
-    }
-    if bytes > limits.batch_bytes {
-        return Err(Error::limit("kvstore.limits.batch-size", "the batch", limits.batch_bytes, bytes, "bytes"));
     }
     Ok(())
 }
@@ -169,7 +206,8 @@ pub(super) fn batch_size(entries: usize, bytes: usize, limits: &Limits) -> Resul
 /// Says which entry of a batch an error is about.
 pub(super) fn in_entry(error: Error, key: &str) -> Error {
     let shown: String = key.chars().take(SHOWN_KEY_CHARACTERS).collect();
-    let mut named = Error::new(error.reason(), format!("entry {shown:?}: {}", error.message())).with("key", shown);
+    let mut named = Error::new(error.reason(), format!("entry {shown:?}: {}", error.message()))
+        .with("key", shown);
     for (name, value) in error.metadata() {
         named = named.with(name, value);
     }
@@ -215,6 +253,9 @@ mod tests {
         assert_eq!(page_limits(None, &limits).expect("default").items, 1_000);
         assert_eq!(page_limits(Some(0), &limits).expect_err("none").reason(), Reason::InvalidLimit);
         assert!(page_limits(Some(10_000), &limits).is_ok());
-        assert_eq!(page_limits(Some(10_001), &limits).expect_err("more").reason(), Reason::LimitExceeded);
+        assert_eq!(
+            page_limits(Some(10_001), &limits).expect_err("more").reason(),
+            Reason::LimitExceeded
+        );
     }
 }

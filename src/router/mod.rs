@@ -142,7 +142,7 @@ impl Router {
     ) -> Result<impl Future<Output = Result<u32>> + use<>> {
         let mut parts: Vec<Vec<(Key, Value)>> = vec![Vec::new(); self.shards.len()];
         for (key, value) in entries {
-            let shard = shard_of(key.as_bytes(), self.count());
+            let shard = shard_of(key.as_bytes(), self.shard_count());
             parts[shard.0 as usize].push((key, value));
         }
         let mut tickets = Vec::new();
@@ -222,7 +222,7 @@ impl Router {
     fn read_many(&self, keys: Vec<Key>, bytes_max: usize) -> Result<(Vec<Item>, Vec<usize>)> {
         let mut parts: Vec<Vec<usize>> = vec![Vec::new(); self.shards.len()];
         for (position, key) in keys.iter().enumerate() {
-            parts[shard_of(key.as_bytes(), self.count()).0 as usize].push(position);
+            parts[shard_of(key.as_bytes(), self.shard_count()).0 as usize].push(position);
         }
         let mut found: Vec<Option<Document>> = vec![None; keys.len()];
         let mut bytes = 0;
@@ -316,10 +316,11 @@ impl Router {
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {
-        &self.shards[shard_of(key, self.count()).0 as usize]
+        &self.shards[shard_of(key, self.shard_count()).0 as usize]
     }
 
-    fn count(&self) -> u32 {
+    /// How many shards there are.
+    pub fn shard_count(&self) -> u32 {
         u32::try_from(self.shards.len()).expect("the configuration allows few shards")
     }
 }

@@ -199,6 +199,14 @@ impl Metrics {
         &self.operations[op as usize]
     }
 
+    /// How often each operation was asked for, in whatever way it ended.
+    pub fn operations(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Op::ALL.into_iter().map(|op| {
+            let cells = self.operation(op);
+            (op.as_str(), cells.ok.count() + cells.error.count())
+        })
+    }
+
     /// Counts a refused request by its reason, one of the words of the public API.
     pub fn rejected(&self, reason: &'static str) {
         self.rejected.with_label_values(&[reason]).inc();

@@ -1,0 +1,136 @@
+//! The body of a REST request: collected and decompressed, never more of it than the limit.
+
+use std::io::Read;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use http_body_util::BodyExt as _;
+
+use super::admission;
+use crate::error::{Error, Reason, Result};
+
+/// Reads all of `body`, decoded as `Content-Encoding` says; at most `max` bytes before and after.
+///
+/// # Errors
+///
+/// LIMIT_EXCEEDED above `max`; INVALID_REQUEST when the encoding is unknown, the bytes are not in it or the caller went away.
+pub(super) async fn collect(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = announced.filter(|&length| length > max as u64) {
+        return Err(too_large(max, length));
+    }
+    let encoded = receive(body, max).await?;
+    match headers
+        .get(header::CONTENT_ENCODING)
+        .map(|encoding| encoding.to_str().unwrap_or("?").trim())
+    {
+        None | Some("identity" | "") => Ok(encoded),
+        Some("gzip") => decode(flate2::read::MultiGzDecoder::new(&encoded[..]), max),
+        Some("zstd") => match zstd::Decoder::with_buffer(&encoded[..]) {
+            Ok(decoder) => decode(decoder, max),
+            Err(error) => Err(undecodable(&error)),
+        },
+        Some(other) => {
+            let message =
+                format!("the content encoding {other:?} is not known; send gzip, zstd or none");
+            Err(Error::new(Reason::InvalidRequest, message))
+        }
+    }
+}
+
+async fn receive(mut body: Body, max: usize) -> Result<Bytes> {
+    let mut first = Bytes::new();
+    let mut rest: Option<BytesMut> = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| admission::refusal(&error).unwrap_or_else(|| incomplete(&error)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let held = rest.as_ref().map_or(first.len(), BytesMut::len);
+        if held + data.len() > max {
+            return Err(too_large(max, format_args!("more than {max}")));
+        }
+        // Most bodies come in one piece, which is kept as it is.
+        match &mut rest {
+            Some(rest) => rest.extend_from_slice(&data),
+            None if first.is_empty() => first = data,
+            None => {
+                let mut joined = BytesMut::from(&first[..]);
+                joined.extend_from_slice(&data);
+                rest = Some(joined);
+            }
+        }
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+fn decode(decoder: impl Read, max: usize) -> Result<Bytes> {
+    let mut decoded = Vec::new();
+    decoder.take(max as u64 + 1).read_to_end(&mut decoded).map_err(|error| undecodable(&error))?;
+    if decoded.len() > max {
+        return Err(too_large(max, format_args!("more than {max}")));
+    }
+    Ok(decoded.into())
+}
+
+fn too_large(max: usize, got: impl std::fmt::Display) -> Error {
+    Error::limit("kvstore.limits.request-size", "the request", max, got, "bytes")
+}
+
+fn incomplete(error: &axum::Error) -> Error {
+    Error::new(Reason::InvalidRequest, format!("the body ended too early: {error}"))
+}
+
+fn undecodable(error: &std::io::Error) -> Error {
+    Error::new(Reason::InvalidRequest, format!("the body is not in its content encoding: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    async fn collected(encoding: &'static str, body: Vec<u8>, max: usize) -> Result<Bytes> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_ENCODING, http::HeaderValue::from_static(encoding));
+        collect(&headers, Body::from(body), max).await
+    }
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(data).expect("into memory");
+        encoder.finish().expect("into memory")
+    }
+
+    #[tokio::test]
+    async fn bodies_are_decoded() {
+        assert_eq!(collected("gzip", gzip(b"{}"), 10).await.expect("legal"), "{}");
+        let zstd = zstd::encode_all(&b"{}"[..], 3).expect("into memory");
+        assert_eq!(collected("zstd", zstd, 10).await.expect("legal"), "{}");
+    }
+
+    #[tokio::test]
+    async fn the_limit_holds_for_what_comes_out_of_a_compressed_body() {
+        let bomb = vec![b' '; 1 << 20];
+        for (encoding, body) in
+            [("gzip", gzip(&bomb)), ("zstd", zstd::encode_all(&bomb[..], 3).expect("into memory"))]
+        {
+            let error = collected(encoding, body, 100_000).await.expect_err("too large");
+            assert_eq!(error.reason(), Reason::LimitExceeded, "{encoding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_not_in_their_encoding_are_refused() {
+        for encoding in ["gzip", "zstd", "br"] {
+            let error = collected(encoding, b"{}".to_vec(), 100).await.expect_err("not encoded so");
+            assert_eq!(error.reason(), Reason::InvalidRequest, "{encoding}");
+        }
+        let mut cut = gzip(&[b'x'; 1000]);
+        cut.truncate(cut.len() - 3);
+        assert!(collected("gzip", cut, 10_000).await.is_err());
+    }
+}

@@ -1,0 +1,280 @@
+//! Backups: checkpoints of all shards in one directory, with a manifest that lists every file and its checksum.
+//!
+//! A backup is made of a running node; each shard's part is of one moment, the parts of different shards are not. It appears under
+//! its name only when it is whole and synced. It is taken back by a node of the same engine and number of shards, into an
+//! empty data directory.
+//!
+//! # On disk
+//!
+//! `NAME/shard-N/...`: what the engine's checkpoint wrote. `NAME/backup.json`, written last, one JSON object:
+//!
+//! | member | |
+//! |---|---|
+//! | `magic`, `version` | `"kvstore-backup"`, `1` |
+//! | `node`, `engine`, `shards` | where it comes from; engine and number of shards must be the same where it goes |
+//! | `files` | array of `{"path", "bytes", "crc32c"}`, by path; paths are relative, with `/` |
+//!
+//! and, after a line feed, the CRC-32C of the object's bytes in eight hexadecimal digits and a line feed.
+//!
+//! Callers: `api/admin` creates, the command line verifies and restores (`server`).
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Reason, Result};
+use crate::shard::Shard;
+use crate::storage;
+use crate::util::fs::{FileSystem as _, RealFileSystem, read_file, replace_file};
+use crate::util::time::{Clock as _, SystemClock};
+
+const MAGIC: &str = "kvstore-backup";
+const VERSION: u32 = 1;
+const MANIFEST: &str = "backup.json";
+
+/// Larger manifests are damaged: this holds about half a million files.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Bytes that are read at a time for a checksum.
+const READ_BYTES: usize = 1 << 20;
+
+/// A backup that was made.
+#[derive(Debug)]
+pub struct Made {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Their number.
+    pub files: u32,
+    /// Keys in it, as the engines count them.
+    pub keys: u64,
+}
+
+/// What a backup holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    magic: String,
+    version: u32,
+    /// The node it was made of.
+    pub node: String,
+    /// The kind of engine that wrote it.
+    pub engine: String,
+    /// How many shards it has.
+    pub shards: u32,
+    files: Vec<BackupFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackupFile {
+    path: String,
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl Manifest {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+}
+
+/// The directory of a shard within a backup, and the name of its engine.
+pub fn shard_directory(shard: u32) -> String {
+    format!("shard-{shard}")
+}
+
+/// Makes a backup called `name`, by default the time in milliseconds, below `directory`. Blocks.
+///
+/// # Errors
+///
+/// INVALID_REQUEST for a name that is no plain file name, FAILED_PRECONDITION when it is taken; what checkpoints fail with.
+pub fn create(
+    directory: &Path,
+    name: Option<String>,
+    node: &str,
+    engine: &str,
+    shards: &[Shard],
+) -> Result<Made> {
+    let name = name.unwrap_or_else(|| SystemClock.now().as_millis().to_string());
+    check_name(&name)?;
+    let path = directory.join(&name);
+    let unfinished = directory.join(format!(".{name}.unfinished"));
+    if path.exists() {
+        let message = format!("there is a backup {name:?} already");
+        return Err(Error::new(Reason::FailedPrecondition, message));
+    }
+    remove_all(&unfinished)?;
+    let made = write(&unfinished, node, engine, shards).and_then(|mut made| {
+        let failed = |error| failed("rename", &unfinished, error);
+        RealFileSystem.rename(&unfinished, &path).map_err(failed)?;
+        RealFileSystem.sync_dir(directory).map_err(failed)?;
+        made.path.clone_from(&path);
+        Ok(made)
+    });
+    if made.is_err() {
+        // The failure that matters is the first one; the next backup of this name tries again.
+        let _ = remove_all(&unfinished);
+    }
+    made
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(legal) {
+        return Ok(());
+    }
+    let message = format!(
+        "the backup name {name:?} is not allowed; it has 1 to 64 of A-Z a-z 0-9 . _ - and no leading dot"
+    );
+    Err(Error::new(Reason::InvalidRequest, message))
+}
+
+fn write(path: &Path, node: &str, engine: &str, shards: &[Shard]) -> Result<Made> {
+    fs::create_dir_all(path).map_err(|error| failed("create", path, error))?;
+    let mut keys = 0;
+    for shard in shards {
+        shard.engine().checkpoint(&path.join(shard_directory(shard.id().0)))?;
+        keys += shard.engine().status().keys;
+    }
+    let mut files = Vec::new();
+    collect(path, "", &mut files)?;
+    let manifest = Manifest {
+        magic: MAGIC.to_owned(),
+        version: VERSION,
+        node: node.to_owned(),
+        engine: engine.to_owned(),
+        shards: u32::try_from(shards.len()).expect("the configuration allows few shards"),
+        files,
+    };
+    let mut text = serde_json::to_vec(&manifest)
+        .map_err(|error| Error::new(Reason::Internal, error.to_string()))?;
+    let checksum = crc32c::crc32c(&text);
+    text.extend_from_slice(format!("\n{checksum:08x}\n").as_bytes());
+    replace_file(&RealFileSystem, path, MANIFEST, &text)
+        .map_err(|error| failed("write", &path.join(MANIFEST), error))?;
+    let count = u32::try_from(manifest.files()).unwrap_or(u32::MAX);
+    Ok(Made { path: path.to_owned(), bytes: manifest.bytes(), files: count, keys })
+}
+
+/// Lists the files below `directory/prefix` with their checksums, and makes their names durable.
+fn collect(directory: &Path, prefix: &str, files: &mut Vec<BackupFile>) -> Result<()> {
+    let here = directory.join(prefix);
+    let names = RealFileSystem.list(&here).map_err(|error| failed("list", &here, error))?;
+    for name in names {
+        let relative = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let path = directory.join(&relative);
+        if path.is_dir() {
+            collect(directory, &relative, files)?;
+        } else {
+            let (bytes, crc32c) = checksum(&path).map_err(|error| failed("read", &path, error))?;
+            files.push(BackupFile { path: relative, bytes, crc32c });
+        }
+    }
+    RealFileSystem.sync_dir(&here).map_err(|error| failed("sync", &here, error))
+}
+
+/// Reads the manifest of the backup in `path` and checks every file against it. Blocks.
+///
+/// # Errors
+///
+/// CORRUPTION that names the file when something is missing, too much or different; FAILED_PRECONDITION when there is no
+/// backup of a version that this program reads.
+pub fn verify(path: &Path) -> Result<Manifest> {
+    let manifest = read_manifest(path)?;
+    for file in &manifest.files {
+        let found = path.join(&file.path);
+        let plain =
+            Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
+        if !plain {
+            return Err(damaged(
+                &path.join(MANIFEST),
+                format!("the path {:?} leaves the backup", file.path),
+            ));
+        }
+        let (bytes, crc32c) = checksum(&found).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => damaged(&found, "the file is missing"),
+            _ => failed("read", &found, error),
+        })?;
+        if (bytes, crc32c) != (file.bytes, file.crc32c) {
+            let detail = format!(
+                "the file has {bytes} bytes and checksum {crc32c:08x}; the backup was made with {} and {:08x}",
+                file.bytes, file.crc32c
+            );
+            return Err(damaged(&found, detail));
+        }
+    }
+    Ok(manifest)
+}
+
+fn read_manifest(path: &Path) -> Result<Manifest> {
+    let file = path.join(MANIFEST);
+    let content =
+        read_file(&RealFileSystem, &file, MANIFEST_BYTES_MAX).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::NotFound => {
+                    let message = format!("{} is no backup: it has no {MANIFEST}", path.display());
+                    Error::new(Reason::FailedPrecondition, message)
+                }
+                _ => failed("read", &file, error),
+            }
+        })?;
+    let text = content.strip_suffix(b"\n").and_then(|text| text.split_last_chunk::<9>());
+    let Some((json, checksum)) = text else { return Err(damaged(&file, "it is cut off")) };
+    if checksum[..] != *format!("\n{:08x}", crc32c::crc32c(json)).as_bytes() {
+        return Err(damaged(&file, "its checksum does not match"));
+    }
+    let manifest: Manifest = serde_json::from_slice(json).map_err(|error| {
+        Error::new(
+            Reason::FailedPrecondition,
+            format!("{} is of another version: {error}", file.display()),
+        )
+    })?;
+    if manifest.magic != MAGIC || manifest.version != VERSION {
+        let message = format!(
+            "{} has version {}; this program reads version {VERSION}",
+            file.display(),
+            manifest.version
+        );
+        return Err(Error::new(Reason::FailedPrecondition, message));
+    }
+    Ok(manifest)
+}
+
+fn checksum(path: &Path) -> io::Result<(u64, u32)> {
+    let mut file = fs::File::open(path)?;
+    let mut buffer = vec![0; READ_BYTES];
+    let (mut bytes, mut crc) = (0, 0);
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((bytes, crc));
+        }
+        bytes += read as u64;
+        crc = crc32c::crc32c_append(crc, &buffer[..read]);
+    }
+}
+
+fn remove_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {
+    storage::Error::io(operation, path, error).into()
+}
+
+fn damaged(file: &Path, detail: impl Into<String>) -> Error {
+    storage::Error::corruption(file, 0, detail).into()
+}

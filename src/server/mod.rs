@@ -1,0 +1,315 @@
+//! One node: builds every part, spawns every task that lives long, and stops them in order.
+//!
+//! Start: storage, then ports, then ready. A failure at any step ends the start with one sentence; nothing half started stays.
+//!
+//! Stop: not ready (health says so) - no more connections and calls, GOAWAY on those that are open, sessions end - calls that
+//! run may finish, for at most `kvstore.shutdown.timeout` - what is queued is written - engines are flushed - done.
+
+mod identity;
+mod listen;
+mod restore;
+mod storage;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+
+use self::listen::{Listener, Shared};
+pub use self::restore::restore;
+use self::storage::Storage;
+use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
+use crate::config::{Config, Loaded};
+use crate::proto::admin::ConfigValue;
+use crate::telemetry::{ComponentHealth, Health, Metrics, Status};
+use crate::types::Limits;
+use crate::util::fs::{FileSystem as _, RealFileSystem};
+
+/// Why a node does not start, or did not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port cannot be opened.
+    #[error("cannot listen for {name} on {address}: {source}")]
+    Listen {
+        /// Which port.
+        name: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file cannot be read or written.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The data directory or backup belongs to another configuration, or is damaged.
+    #[error("{0}")]
+    Foreign(String),
+    /// The storage engine cannot be opened, flushed or closed.
+    #[error("storage: {0}")]
+    Storage(String),
+    /// The configuration asks for what this build does not do.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The operating system gives no more threads or signal handlers.
+    #[error("the operating system refused a thread or signal handler: {0}")]
+    Thread(io::Error),
+}
+
+impl Error {
+    fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::File { operation, path: path.to_owned(), source }
+    }
+}
+
+/// A node that runs. Dropping it without [`Server::stop`] leaves tasks running until the runtime ends.
+pub struct Server {
+    /// Where HTTP is served.
+    pub http_address: SocketAddr,
+    /// Where gRPC is served; `None` when it is switched off.
+    pub grpc_address: Option<SocketAddr>,
+    config: Config,
+    health: Arc<Health>,
+    reporter: Reporter,
+    api: Api,
+    storage: Storage,
+    ports: Vec<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<()>>,
+    stopping: CancellationToken,
+}
+
+impl Server {
+    /// Starts a node. It is ready when this returns.
+    ///
+    /// # Errors
+    ///
+    /// See [`enum@Error`]; nothing is left running.
+    pub async fn start(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let config = loaded.config.clone();
+        check_supported(&config)?;
+        let opened = config.clone();
+        let storage = tokio::task::spawn_blocking(move || Storage::open(&opened))
+            .await
+            .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
+
+        let http = Listener::bind("HTTP", (config.server.address, config.server.port).into()).await?;
+        let grpc = if config.grpc.enabled {
+            Some(Listener::bind("gRPC", (config.server.address, config.grpc.port).into()).await?)
+        } else {
+            None
+        };
+
+        let stopping = CancellationToken::new();
+        let health = Arc::new(Health::new());
+        register_checks(&health, &storage, &config);
+        let node = Node {
+            id: config.node.id.clone(),
+            started: Instant::now(),
+            environment: Arc::clone(&storage.environment),
+        };
+        let in_flight = InFlight::new(config.limits.in_flight_requests, config.limits.in_flight_size);
+        watch(&metrics, &storage, &in_flight);
+        let api = Api::new(storage.router.clone(), limits(&config), Arc::clone(&metrics), node, stopping.clone());
+        let grpc_port = grpc.as_ref().map_or(http.address.port(), |grpc| grpc.address.port());
+        let operations = Operations {
+            address: format!("{}:{grpc_port}", config.node.host),
+            health: Arc::clone(&health),
+            config: settings(loaded),
+            backups: config.backup.dir.clone(),
+        };
+        let (routes, reporter) = api::grpc_routes(&api, AdminApi::new(api.clone(), operations)).await;
+        let actuator = api::actuator::router(metrics, Arc::clone(&health), actuator_info(&config));
+        let web = api::http_router(&api, routes.clone(), actuator, &config.cors.origins);
+
+        let shared = Shared {
+            http2: config.http2.clone(),
+            connections: Arc::new(Semaphore::new(config.http2.connections_max)),
+            in_flight,
+            stopping: stopping.clone(),
+        };
+        let (http_address, grpc_address) = (http.address, grpc.as_ref().map(|grpc| grpc.address));
+        let mut ports = vec![http.serve(web.into(), true, &shared)];
+        ports.extend(grpc.map(|grpc| grpc.serve(routes, false, &shared)));
+        let tasks = storage.start_tasks(&config, &stopping);
+        let server =
+            Self { http_address, grpc_address, config, health, reporter, api, storage, ports, tasks, stopping };
+        server.accept(true).await;
+        Ok(server)
+    }
+
+    /// Says over every channel whether requests should come here.
+    async fn accept(&self, accepting: bool) {
+        self.health.set_accepting(accepting);
+        let status = if accepting { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in ["", api::SERVICE_NAME] {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+
+    /// Stops the node: see the order above.
+    ///
+    /// # Errors
+    ///
+    /// When the engines cannot be flushed; what was acknowledged is safe all the same.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.accept(false).await;
+        self.stopping.cancel();
+        let drained = timeout(self.config.shutdown.timeout, async {
+            for port in self.ports {
+                // A port that ended in a panic was reported by its hook.
+                let _ = port.await;
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!("calls still ran after kvstore.shutdown.timeout and were cut off");
+        }
+        self.api.close();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+        let storage = self.storage;
+        drop(self.api);
+        tokio::task::spawn_blocking(move || storage.close())
+            .await
+            .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT, then stops it. A second signal ends the process at once.
+///
+/// # Errors
+///
+/// See [`enum@Error`].
+pub async fn run(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Thread)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Thread)?;
+    let server = Server::start(loaded, metrics).await?;
+    let config = &server.config;
+    tracing::info!(
+        node = config.node.id,
+        version = env!("CARGO_PKG_VERSION"),
+        engine = config.storage.engine.as_str(),
+        data_dir = %config.storage.data_dir.display(),
+        shards = config.hash_ring.shards,
+        http = %server.http_address,
+        grpc = ?server.grpc_address,
+        "ready"
+    );
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("a second signal: ending at once");
+        std::process::exit(1);
+    });
+    server.stop().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn check_supported(config: &Config) -> Result<(), Error> {
+    if !config.cluster.members.is_empty() || !config.cluster.join.is_empty() {
+        let message = "kvstore.cluster.members and kvstore.cluster.join: this version runs one node by itself";
+        return Err(Error::Unsupported(message.to_owned()));
+    }
+    Ok(())
+}
+
+fn limits(config: &Config) -> Limits {
+    let limits = &config.limits;
+    Limits {
+        key_bytes: limits.key_size,
+        value_bytes: limits.value_size,
+        batch_entries: limits.batch_entries,
+        batch_bytes: limits.batch_size,
+        page_items_default: limits.page_items_default,
+        page_items: limits.page_items,
+        page_bytes: limits.page_size,
+        request_bytes: limits.request_size,
+        session_operations: limits.session_operations,
+        session_bytes: limits.session_size,
+        deadline_default: limits.deadline_default,
+        deadline_max: limits.deadline_max,
+    }
+}
+
+fn settings(loaded: &Loaded) -> Vec<ConfigValue> {
+    let value = |setting: &crate::config::Setting| ConfigValue {
+        key: setting.key.clone(),
+        value: setting.value.clone(),
+        origin: setting.origin.to_string(),
+    };
+    loaded.settings.iter().map(value).collect()
+}
+
+fn actuator_info(config: &Config) -> api::actuator::Info {
+    api::actuator::Info { node: config.node.id.clone(), engine: config.storage.engine.as_str().to_owned() }
+}
+
+/// What the health and readiness of the node depend on.
+fn register_checks(health: &Health, storage: &Storage, config: &Config) {
+    let environment = Arc::clone(&storage.environment);
+    health.register(
+        "storage",
+        Box::new(move || {
+            let writable = environment.status().writable;
+            let status = if writable { Status::Up } else { Status::Down };
+            ComponentHealth::new(status).detail("engine", environment.kind()).detail("writable", writable)
+        }),
+    );
+    let environment = Arc::clone(&storage.environment);
+    health.ready_while(Box::new(move || environment.status().writable));
+    let (directory, free_min) = (config.storage.data_dir.clone(), config.storage.disk_free_min);
+    if storage.environment.kind() != "memory" {
+        health.register(
+            "diskSpace",
+            Box::new(move || match RealFileSystem.space(&directory) {
+                Ok(space) => {
+                    let status = if space.available > free_min { Status::Up } else { Status::Down };
+                    ComponentHealth::new(status)
+                        .detail("total", space.total)
+                        .detail("free", space.available)
+                        .detail("threshold", free_min)
+                        .detail("path", directory.display().to_string())
+                        .detail("exists", true)
+                }
+                Err(error) => ComponentHealth::new(Status::Unknown).detail("error", error.to_string()),
+            }),
+        );
+    }
+}
+
+/// Sets the gauges that others know, when metrics are read.
+fn watch(metrics: &Arc<Metrics>, storage: &Storage, in_flight: &Arc<InFlight>) {
+    let environment = Arc::clone(&storage.environment);
+    let (requests, bytes) = (metrics.inflight_requests.clone(), metrics.inflight_bytes.clone());
+    let (memory, disk) = (metrics.memory_usage("cache"), metrics.disk_usage("tables"));
+    let in_flight = Arc::clone(in_flight);
+    let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.on_scrape(Box::new(move || {
+        let status = environment.status();
+        memory.set(gauge(status.memory_bytes));
+        disk.set(gauge(status.disk_bytes));
+        requests.set(gauge(in_flight.requests() as u64));
+        bytes.set(gauge(in_flight.bytes() as u64));
+    }));
+}

@@ -1,0 +1,134 @@
+//! Opens what a node stores: the environment of the configured engine, its shards with their committers, and the tasks that keep them
+//! going.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::identity::Identity;
+use crate::backup::shard_directory;
+use crate::config::{Config, Engine, SyncMode};
+use crate::router::Router;
+use crate::shard::{Committer, Shard};
+use crate::storage::memory::MemoryEnvironment;
+use crate::storage::sled::{SledEnvironment, SledOptions};
+use crate::storage::{Durability, Environment, WriteBatch};
+use crate::types::ShardId;
+use crate::util::fs::{FileSystem as _, RealFileSystem};
+use crate::util::time::{Clock, SystemClock};
+
+/// Most committers of a node. More would sync more often for fewer writes each.
+const COMMITTERS_MAX: usize = 4;
+
+/// How often shards look for keys that have expired; a key is gone well within a second of its time.
+const TICK: Duration = Duration::from_millis(200);
+
+/// A node's storage, open.
+pub(super) struct Storage {
+    pub(super) environment: Arc<dyn Environment>,
+    pub(super) router: Router,
+    /// Dropped after the last handle of the API: they write what is queued, then stop.
+    committers: Vec<Committer>,
+}
+
+impl Storage {
+    /// Opens the data directory, or creates it. Blocks.
+    pub(super) fn open(config: &Config) -> Result<Self, Error> {
+        if config.storage.engine != Engine::Memory {
+            let directory = &config.storage.data_dir;
+            RealFileSystem.create_dir_all(directory).map_err(|source| Error::file("create", directory, source))?;
+            Identity::establish(&RealFileSystem, directory, config)?;
+        }
+        let environment = open_environment(config)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let durability = match config.storage.sync {
+            SyncMode::Always => Durability::Sync,
+            SyncMode::Interval | SyncMode::Never => Durability::Buffered,
+        };
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let committers = (0..cores.min(COMMITTERS_MAX))
+            .map(|number| Committer::start(format!("commit-{number}"), durability, Arc::clone(&clock)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(Error::Thread)?;
+        let shards = (0..config.hash_ring.shards)
+            .map(|number| {
+                let engine = environment.open(&shard_directory(number))?;
+                let committer = &committers[number as usize % committers.len()];
+                Shard::open(ShardId(number), engine, committer, Arc::clone(&clock))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::Storage(error.to_string()))?;
+        Ok(Self { environment, router: Router::new(shards), committers })
+    }
+
+    /// Starts what runs beside requests: moving the shards' clocks and, where configured so, syncing at intervals.
+    pub(super) fn start_tasks(&self, config: &Config, stopping: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let mut tasks = vec![tokio::spawn(move_clocks(self.router.clone(), stopping.clone()))];
+        if config.storage.sync == SyncMode::Interval {
+            let every = config.storage.sync_interval;
+            tasks.push(tokio::spawn(sync_at_intervals(self.router.clone(), every, stopping.clone())));
+        }
+        tasks
+    }
+
+    /// Writes what is queued and flushes the engines. Blocks.
+    pub(super) fn close(self) -> Result<(), Error> {
+        drop(self.committers);
+        self.router.flush().map_err(|error| Error::Storage(error.to_string()))
+    }
+}
+
+/// Opens the engines' directory within the data directory, or creates it.
+pub(super) fn open_environment(config: &Config) -> Result<Arc<dyn Environment>, Error> {
+    let storage = &config.storage;
+    let engine = storage.engine.as_str();
+    let failed = |error: crate::storage::Error| Error::Storage(error.to_string());
+    match storage.engine {
+        Engine::Sled => {
+            let options = SledOptions {
+                cache_bytes: storage.block_cache_max_size as u64,
+                disk_reserve_bytes: storage.disk_free_min,
+                ..SledOptions::default()
+            };
+            let environment = SledEnvironment::open(storage.data_dir.join(engine), options).map_err(failed)?;
+            Ok(Arc::new(environment))
+        }
+        Engine::Memory => Ok(Arc::new(MemoryEnvironment::new())),
+        Engine::Lsm => Err(Error::Storage(format!("the engine {engine} is not in this build"))),
+    }
+}
+
+async fn move_clocks(router: Router, stopping: CancellationToken) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        // A full queue or a failed disk is told to those who write; the next tick tries again.
+        let moved = router.shards().iter().filter_map(|shard| shard.tick().ok().flatten());
+        join_all(moved).await;
+    }
+}
+
+async fn sync_at_intervals(router: Router, every: Duration, stopping: CancellationToken) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+        let shards = router.clone();
+        let synced = tokio::task::spawn_blocking(move || {
+            for shard in shards.shards() {
+                if let Err(error) = shard.engine().write(&WriteBatch::new(), Durability::Sync) {
+                    tracing::error!(shard = %shard.id(), %error, "a sync failed");
+                }
+            }
+        });
+        if synced.await.is_err() {
+            return;
+        }
+    }
+}
