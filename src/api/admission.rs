@@ -75,7 +75,7 @@ fn overloaded(limit: &str, what: String, max: usize, unit: &str) -> Error {
 
 /// One request that was let in; leaves when dropped.
 #[derive(Debug)]
-pub struct Admitted {
+pub(super) struct Admitted {
     in_flight: Arc<InFlight>,
     bytes: AtomicUsize,
 }

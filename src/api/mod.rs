@@ -9,8 +9,8 @@
 //! passed or whose client has left; nothing half done lives in a handler, so nothing is lost by that: a write is owned by
 //! its shard.
 
-mod admin;
 pub mod actuator;
+mod admin;
 mod admission;
 mod body;
 mod call;

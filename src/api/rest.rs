@@ -120,7 +120,7 @@ pub(super) fn json_answer(status: StatusCode, body: Vec<u8>) -> Response<Body> {
 /// An error as the body of an answer.
 pub(super) fn error_answer(error: &Error) -> Response<Body> {
     let (_, status) = status::codes(error.kind());
-    let mut response = json_answer(status, status::to_json(error).to_string().into_bytes());
+    let mut response = json_answer(status, status::to_json(error).into_bytes());
     let retry = error.retry_after().map(|delay| delay.as_millis().div_ceil(1_000).max(1));
     if let Some(seconds) = retry.or((error.kind() == Kind::Unavailable).then_some(1)) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));

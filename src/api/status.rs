@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use http::StatusCode;
 use prost::Message;
 use rest_over_grpc::handling;
+use serde::Serialize;
 use serde_json::{Value, json};
 use tonic::Code;
 use tonic_types::{ErrorDetails, StatusExt};
@@ -91,12 +92,16 @@ pub(super) fn to_rest(error: &Error) -> handling::Status {
 }
 
 /// As an HTTP body carries it: `{"code", "message", "details"}`.
-pub(super) fn to_json(error: &Error) -> Value {
-    json!({
-        "code": i32::from(codes(error.kind()).0),
-        "message": public_message(error),
-        "details": json_details(error),
-    })
+pub(super) fn to_json(error: &Error) -> String {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        code: i32,
+        message: &'a str,
+        details: Vec<Value>,
+    }
+    let code = i32::from(codes(error.kind()).0);
+    let body = Body { code, message: &public_message(error), details: json_details(error) };
+    serde_json::to_string(&body).expect("names are strings and numbers finite")
 }
 
 fn json_details(error: &Error) -> Vec<Value> {
@@ -161,7 +166,7 @@ mod tests {
         let info = status.get_error_details().error_info().expect("always there").clone();
         assert_eq!((info.reason.as_str(), info.domain.as_str()), ("LIMIT_EXCEEDED", DOMAIN));
         assert_eq!(info.metadata["max"], "4");
-        let json = to_json(&error);
+        let json: Value = serde_json::from_str(&to_json(&error)).expect("JSON");
         assert_eq!(json["code"], 3);
         assert_eq!(json["details"][0]["reason"], "LIMIT_EXCEEDED");
         assert_eq!(json["details"][0]["metadata"]["got"], "5");
@@ -179,6 +184,7 @@ mod tests {
     #[test]
     fn an_overload_says_when_to_come_back() {
         let json = to_json(&Error::overloaded("full", Duration::from_millis(50)));
+        let json: Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["details"][1]["retryDelay"], "0.050s");
     }
 }

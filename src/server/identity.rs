@@ -40,7 +40,11 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Gives `directory` a fresh identity.
-    pub(super) fn create(fs: &dyn FileSystem, directory: &Path, config: &Config) -> Result<Self, Error> {
+    pub(super) fn create(
+        fs: &dyn FileSystem,
+        directory: &Path,
+        config: &Config,
+    ) -> Result<Self, Error> {
         let identity = Self {
             magic: MAGIC.to_owned(),
             version: VERSION,
@@ -79,7 +83,11 @@ impl Identity {
             return refuse("kvstore.storage.engine", &found.engine, engine);
         }
         if found.shards != shards {
-            return refuse("kvstore.hash-ring.shards", &found.shards.to_string(), &shards.to_string());
+            return refuse(
+                "kvstore.hash-ring.shards",
+                &found.shards.to_string(),
+                &shards.to_string(),
+            );
         }
         Ok(found)
     }
@@ -92,14 +100,18 @@ impl Identity {
             Err(source) => return Err(Error::file("read", &path, source)),
         };
         let damaged = |detail: &str| {
-            Error::Foreign(format!("{} is damaged: {detail}; restore it from a backup", path.display()))
+            Error::Foreign(format!(
+                "{} is damaged: {detail}; restore it from a backup",
+                path.display()
+            ))
         };
         let text = content.strip_suffix(b"\n").and_then(|text| text.split_last_chunk::<9>());
         let Some((json, checksum)) = text else { return Err(damaged("it is cut off")) };
         if checksum[..] != *format!("\n{:08x}", crc32c::crc32c(json)).as_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        let identity: Self = serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
+        let identity: Self =
+            serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
         if identity.magic != MAGIC || identity.version != VERSION {
             let (path, version) = (path.display(), identity.version);
             return Err(Error::Foreign(format!(

@@ -66,7 +66,8 @@ impl Listener {
             .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
             .http2_max_header_list_size(HEADERS_BYTES_MAX);
         if let Some(age) = http2.connection_age {
-            server = server.max_connection_age(age).max_connection_age_grace(http2.connection_age_grace);
+            server =
+                server.max_connection_age(age).max_connection_age_grace(http2.connection_age_grace);
         }
         let incoming = incoming(self.listener, Arc::clone(&shared.connections));
         let router = server.layer(AdmissionLayer(Arc::clone(&shared.in_flight))).add_routes(routes);
@@ -81,7 +82,10 @@ impl Listener {
 }
 
 /// The connections of `listener`. One above the limit is closed at once: its client learns it now and not by a timeout.
-fn incoming(listener: TcpListener, free: Arc<Semaphore>) -> impl Stream<Item = io::Result<Connection>> {
+fn incoming(
+    listener: TcpListener,
+    free: Arc<Semaphore>,
+) -> impl Stream<Item = io::Result<Connection>> {
     unfold((listener, free), |(listener, free)| async {
         loop {
             let (stream, peer) = match listener.accept().await {
@@ -120,13 +124,21 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -7,6 +7,7 @@
 
 mod identity;
 mod listen;
+mod process;
 mod restore;
 mod storage;
 
@@ -15,7 +16,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
 use self::listen::{Listener, Shared};
+pub use self::process::run;
 pub use self::restore::restore;
 use self::storage::Storage;
 use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
@@ -64,6 +65,9 @@ pub enum Error {
     /// The configuration asks for what this build does not do.
     #[error("{0}")]
     Unsupported(String),
+    /// The log cannot be written.
+    #[error("cannot open the log: {0}")]
+    Log(io::Error),
     /// The operating system gives no more threads or signal handlers.
     #[error("the operating system refused a thread or signal handler: {0}")]
     Thread(io::Error),
@@ -105,7 +109,8 @@ impl Server {
             .await
             .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
 
-        let http = Listener::bind("HTTP", (config.server.address, config.server.port).into()).await?;
+        let http =
+            Listener::bind("HTTP", (config.server.address, config.server.port).into()).await?;
         let grpc = if config.grpc.enabled {
             Some(Listener::bind("gRPC", (config.server.address, config.grpc.port).into()).await?)
         } else {
@@ -120,9 +125,16 @@ impl Server {
             started: Instant::now(),
             environment: Arc::clone(&storage.environment),
         };
-        let in_flight = InFlight::new(config.limits.in_flight_requests, config.limits.in_flight_size);
+        let in_flight =
+            InFlight::new(config.limits.in_flight_requests, config.limits.in_flight_size);
         watch(&metrics, &storage, &in_flight);
-        let api = Api::new(storage.router.clone(), limits(&config), Arc::clone(&metrics), node, stopping.clone());
+        let api = Api::new(
+            storage.router.clone(),
+            limits(&config),
+            Arc::clone(&metrics),
+            node,
+            stopping.clone(),
+        );
         let grpc_port = grpc.as_ref().map_or(http.address.port(), |grpc| grpc.address.port());
         let operations = Operations {
             address: format!("{}:{grpc_port}", config.node.host),
@@ -130,7 +142,8 @@ impl Server {
             config: settings(loaded),
             backups: config.backup.dir.clone(),
         };
-        let (routes, reporter) = api::grpc_routes(&api, AdminApi::new(api.clone(), operations)).await;
+        let (routes, reporter) =
+            api::grpc_routes(&api, AdminApi::new(api.clone(), operations)).await;
         let actuator = api::actuator::router(metrics, Arc::clone(&health), actuator_info(&config));
         let web = api::http_router(&api, routes.clone(), actuator, &config.cors.origins);
 
@@ -144,8 +157,18 @@ impl Server {
         let mut ports = vec![http.serve(web.into(), true, &shared)];
         ports.extend(grpc.map(|grpc| grpc.serve(routes, false, &shared)));
         let tasks = storage.start_tasks(&config, &stopping);
-        let server =
-            Self { http_address, grpc_address, config, health, reporter, api, storage, ports, tasks, stopping };
+        let server = Self {
+            http_address,
+            grpc_address,
+            config,
+            health,
+            reporter,
+            api,
+            storage,
+            ports,
+            tasks,
+            stopping,
+        };
         server.accept(true).await;
         Ok(server)
     }
@@ -188,44 +211,6 @@ impl Server {
     }
 }
 
-/// Runs a node until SIGTERM or SIGINT, then stops it. A second signal ends the process at once.
-///
-/// # Errors
-///
-/// See [`enum@Error`].
-pub async fn run(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Thread)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Thread)?;
-    let server = Server::start(loaded, metrics).await?;
-    let config = &server.config;
-    tracing::info!(
-        node = config.node.id,
-        version = env!("CARGO_PKG_VERSION"),
-        engine = config.storage.engine.as_str(),
-        data_dir = %config.storage.data_dir.display(),
-        shards = config.hash_ring.shards,
-        http = %server.http_address,
-        grpc = ?server.grpc_address,
-        "ready"
-    );
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    tracing::info!(signal = name, "stopping");
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::warn!("a second signal: ending at once");
-        std::process::exit(1);
-    });
-    server.stop().await?;
-    tracing::info!("stopped");
-    Ok(())
-}
-
 fn check_supported(config: &Config) -> Result<(), Error> {
     if !config.cluster.members.is_empty() || !config.cluster.join.is_empty() {
         let message = "kvstore.cluster.members and kvstore.cluster.join: this version runs one node by itself";
@@ -262,7 +247,10 @@ fn settings(loaded: &Loaded) -> Vec<ConfigValue> {
 }
 
 fn actuator_info(config: &Config) -> api::actuator::Info {
-    api::actuator::Info { node: config.node.id.clone(), engine: config.storage.engine.as_str().to_owned() }
+    api::actuator::Info {
+        node: config.node.id.clone(),
+        engine: config.storage.engine.as_str().to_owned(),
+    }
 }
 
 /// What the health and readiness of the node depend on.
@@ -273,7 +261,9 @@ fn register_checks(health: &Health, storage: &Storage, config: &Config) {
         Box::new(move || {
             let writable = environment.status().writable;
             let status = if writable { Status::Up } else { Status::Down };
-            ComponentHealth::new(status).detail("engine", environment.kind()).detail("writable", writable)
+            ComponentHealth::new(status)
+                .detail("engine", environment.kind())
+                .detail("writable", writable)
         }),
     );
     let environment = Arc::clone(&storage.environment);
@@ -292,7 +282,9 @@ fn register_checks(health: &Health, storage: &Storage, config: &Config) {
                         .detail("path", directory.display().to_string())
                         .detail("exists", true)
                 }
-                Err(error) => ComponentHealth::new(Status::Unknown).detail("error", error.to_string()),
+                Err(error) => {
+                    ComponentHealth::new(Status::Unknown).detail("error", error.to_string())
+                }
             }),
         );
     }

@@ -33,16 +33,23 @@ pub fn restore(path: &Path, config: &Config) -> Result<Manifest, Error> {
     }
     match RealFileSystem.list(directory) {
         Ok(names) if !names.is_empty() => {
-            let message = format!("{} is not empty; a backup goes into an empty data directory", directory.display());
+            let message = format!(
+                "{} is not empty; a backup goes into an empty data directory",
+                directory.display()
+            );
             return Err(Error::Foreign(message));
         }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::file("list", directory, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Error::file("list", directory, error));
+        }
         _ => {}
     }
     let environment = open_environment(config)?;
     for shard in 0..manifest.shards {
         let name = shard_directory(shard);
-        environment.install(&name, &path.join(&name)).map_err(|error| Error::Storage(error.to_string()))?;
+        environment
+            .install(&name, &path.join(&name))
+            .map_err(|error| Error::Storage(error.to_string()))?;
     }
     drop(environment);
     // Last: a directory without it is refused at start, so that a restore that was cut off is not taken for whole.

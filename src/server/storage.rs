@@ -43,7 +43,9 @@ impl Storage {
     pub(super) fn open(config: &Config) -> Result<Self, Error> {
         if config.storage.engine != Engine::Memory {
             let directory = &config.storage.data_dir;
-            RealFileSystem.create_dir_all(directory).map_err(|source| Error::file("create", directory, source))?;
+            RealFileSystem
+                .create_dir_all(directory)
+                .map_err(|source| Error::file("create", directory, source))?;
             Identity::establish(&RealFileSystem, directory, config)?;
         }
         let environment = open_environment(config)?;
@@ -54,7 +56,9 @@ impl Storage {
         };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let committers = (0..cores.min(COMMITTERS_MAX))
-            .map(|number| Committer::start(format!("commit-{number}"), durability, Arc::clone(&clock)))
+            .map(|number| {
+                Committer::start(format!("commit-{number}"), durability, Arc::clone(&clock))
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(Error::Thread)?;
         let shards = (0..config.hash_ring.shards)
@@ -69,11 +73,19 @@ impl Storage {
     }
 
     /// Starts what runs beside requests: moving the shards' clocks and, where configured so, syncing at intervals.
-    pub(super) fn start_tasks(&self, config: &Config, stopping: &CancellationToken) -> Vec<JoinHandle<()>> {
+    pub(super) fn start_tasks(
+        &self,
+        config: &Config,
+        stopping: &CancellationToken,
+    ) -> Vec<JoinHandle<()>> {
         let mut tasks = vec![tokio::spawn(move_clocks(self.router.clone(), stopping.clone()))];
         if config.storage.sync == SyncMode::Interval {
             let every = config.storage.sync_interval;
-            tasks.push(tokio::spawn(sync_at_intervals(self.router.clone(), every, stopping.clone())));
+            tasks.push(tokio::spawn(sync_at_intervals(
+                self.router.clone(),
+                every,
+                stopping.clone(),
+            )));
         }
         tasks
     }
@@ -97,7 +109,8 @@ pub(super) fn open_environment(config: &Config) -> Result<Arc<dyn Environment>, 
                 disk_reserve_bytes: storage.disk_free_min,
                 ..SledOptions::default()
             };
-            let environment = SledEnvironment::open(storage.data_dir.join(engine), options).map_err(failed)?;
+            let environment =
+                SledEnvironment::open(storage.data_dir.join(engine), options).map_err(failed)?;
             Ok(Arc::new(environment))
         }
         Engine::Memory => Ok(Arc::new(MemoryEnvironment::new())),

@@ -1,0 +1,90 @@
+//! A node as a process: its log, its runtime, its signals.
+
+use std::sync::Arc;
+
+use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use super::{Error, Server};
+use crate::config::{Loaded, LogFormat, LogLevel, Logging};
+use crate::telemetry::{LogOptions, Metrics, logs};
+
+/// Runs a node in this process until SIGTERM or SIGINT, then stops it in order. A second signal ends the process at once.
+///
+/// # Errors
+///
+/// See [`enum@Error`].
+pub fn run(loaded: &Loaded) -> Result<(), Error> {
+    let log = logs::init(&log_options(&loaded.config.logging)).map_err(Error::Log)?;
+    let metrics = Arc::new(Metrics::new());
+    log.watch(&metrics);
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
+    let runtime = runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("serve")
+        .build()
+        .map_err(Error::Thread)?;
+    runtime.block_on(serve(loaded, metrics))
+}
+
+async fn serve(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Thread)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Thread)?;
+    let server = Server::start(loaded, metrics).await?;
+    let config = &loaded.config;
+    tracing::info!(
+        node = config.node.id,
+        version = env!("CARGO_PKG_VERSION"),
+        engine = config.storage.engine.as_str(),
+        data_dir = %config.storage.data_dir.display(),
+        shards = config.hash_ring.shards,
+        http = %server.http_address,
+        grpc = server.grpc_address.map(tracing::field::display),
+        "ready"
+    );
+    let name = next(&mut terminate, &mut interrupt).await;
+    tracing::info!(signal = name, "stopping");
+    tokio::spawn(async move {
+        let name = next(&mut terminate, &mut interrupt).await;
+        tracing::warn!(signal = name, "a second signal: ending at once");
+        std::process::exit(1);
+    });
+    server.stop().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits for the next signal to stop; its name.
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+fn log_options(logging: &Logging) -> LogOptions {
+    LogOptions {
+        level: filter(logging.level),
+        levels: logging
+            .levels
+            .iter()
+            .map(|(logger, level)| (logger.clone(), filter(*level)))
+            .collect(),
+        json: logging.format == LogFormat::Json,
+        file: logging.file.clone(),
+    }
+}
+
+const fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
