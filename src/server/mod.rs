@@ -262,7 +262,13 @@ fn settings(loaded: &Loaded) -> Vec<ConfigValue> {
 }
 
 fn actuator_info(config: &Config) -> api::actuator::Info {
-    api::actuator::Info { node: config.node.id.clone(), engine: config.storage.engine.as_str().to_owned() }
+    api::actuator::Info {
+        node: config.node.id.clone(),
+        host: config.node.host.clone(),
+        engine: config.storage.engine.as_str().to_owned(),
+        shards: config.hash_ring.shards,
+        limits: limits(config),
+    }
 }
 
 /// What the health and readiness of the node depend on.
