@@ -249,7 +249,10 @@ fn settings(loaded: &Loaded) -> Vec<ConfigValue> {
 fn actuator_info(config: &Config) -> api::actuator::Info {
     api::actuator::Info {
         node: config.node.id.clone(),
+        host: config.node.host.clone(),
         engine: config.storage.engine.as_str().to_owned(),
+        shards: config.hash_ring.shards,
+        limits: limits(config),
     }
 }
 
