@@ -8,6 +8,7 @@ pub mod backup;
 pub mod command;
 pub mod config;
 pub mod error;
+pub mod net;
 pub mod proto;
 pub mod router;
 pub mod server;

@@ -1,0 +1,7 @@
+//! Connections to other processes: the only place of this crate that opens any.
+//!
+//! Callers: `cli` (a client of the public API), `bench` (load), later the peers of a cluster.
+
+mod endpoint;
+
+pub use self::endpoint::{Endpoint, connect};
