@@ -10,6 +10,10 @@ use http_body_util::BodyExt as _;
 use super::admission;
 use crate::error::{Error, Reason, Result};
 
+/// Largest window of a zstd frame, as a power of two of bytes: 8 MiB, what the format asks every decoder to have and what all levels
+/// below the "ultra" ones stay within.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
 /// Reads all of `body`, decoded as `Content-Encoding` says; at most `max` bytes before and after.
 ///
 /// # Errors
@@ -29,16 +33,20 @@ pub(super) async fn collect(headers: &HeaderMap, body: Body, max: usize) -> Resu
     {
         None | Some("identity" | "") => Ok(encoded),
         Some("gzip") => decode(flate2::read::MultiGzDecoder::new(&encoded[..]), max),
-        Some("zstd") => match zstd::Decoder::with_buffer(&encoded[..]) {
-            Ok(decoder) => decode(decoder, max),
-            Err(error) => Err(undecodable(&error)),
-        },
+        Some("zstd") => decode(zstd_decoder(&encoded).map_err(|error| undecodable(&error))?, max),
         Some(other) => {
             let message =
                 format!("the content encoding {other:?} is not known; send gzip, zstd or none");
             Err(Error::new(Reason::InvalidRequest, message))
         }
     }
+}
+
+/// A frame says how much memory its window takes, up to 128 MiB for a few bytes of input; here it gets no more than a request.
+fn zstd_decoder(encoded: &[u8]) -> std::io::Result<zstd::Decoder<'_, &[u8]>> {
+    let mut decoder = zstd::Decoder::with_buffer(encoded)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+    Ok(decoder)
 }
 
 async fn receive(mut body: Body, max: usize) -> Result<Bytes> {
@@ -107,9 +115,9 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_are_decoded() {
-        assert_eq!(collected("gzip", gzip(b"{}"), 10).await.expect("legal"), "{}");
+        assert_eq!(collected("gzip", gzip(b"{}"), 100).await.expect("legal"), "{}");
         let zstd = zstd::encode_all(&b"{}"[..], 3).expect("into memory");
-        assert_eq!(collected("zstd", zstd, 10).await.expect("legal"), "{}");
+        assert_eq!(collected("zstd", zstd, 100).await.expect("legal"), "{}");
     }
 
     #[tokio::test]
