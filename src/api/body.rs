@@ -1,6 +1,7 @@
 //! The body of a REST request: collected and decompressed, never more of it than the limit.
 
 use std::io::Read;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -14,19 +15,26 @@ use crate::error::{Error, Reason, Result};
 /// below the "ultra" ones stay within.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
+/// How much of a refused body is read and thrown away, and for how long.
+const DRAINED_BYTES_MAX: usize = 128 << 20;
+const DRAINING_MAX: Duration = Duration::from_secs(5);
+
 /// Reads all of `body`, decoded as `Content-Encoding` says; at most `max` bytes before and after.
 ///
 /// # Errors
 ///
 /// LIMIT_EXCEEDED above `max`; INVALID_REQUEST when the encoding is unknown, the bytes are not in it or the caller went away.
-pub(super) async fn collect(headers: &HeaderMap, body: Body, max: usize) -> Result<Bytes> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if let Some(length) = announced.filter(|&length| length > max as u64) {
-        return Err(too_large(max, length));
-    }
-    let encoded = receive(body, max).await?;
+pub(super) async fn collect(headers: &HeaderMap, mut body: Body, max: usize) -> Result<Bytes> {
+    let encoded = match receive(headers, &mut body, max).await {
+        Err(error) if error.reason() == Reason::LimitExceeded => {
+            // Who waits for "100 Continue" has sent nothing, and will not when the answer is no.
+            if !headers.contains_key(header::EXPECT) {
+                drain(body).await;
+            }
+            return Err(error);
+        }
+        received => received?,
+    };
     match headers
         .get(header::CONTENT_ENCODING)
         .map(|encoding| encoding.to_str().unwrap_or("?").trim())
@@ -49,7 +57,29 @@ fn zstd_decoder(encoded: &[u8]) -> std::io::Result<zstd::Decoder<'_, &[u8]>> {
     Ok(decoder)
 }
 
-async fn receive(mut body: Body, max: usize) -> Result<Bytes> {
+/// Throws away the rest of a body that was refused, within bounds. Many clients write all before they read, and an answer on a connection
+/// that closes with bytes unread is lost to them: they would see a reset instead of the reason.
+async fn drain(mut body: Body) {
+    let all = async {
+        let mut left = DRAINED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Out of time is as good as out of bytes: the answer goes out, the connection ends.
+    let _ = tokio::time::timeout(DRAINING_MAX, all).await;
+}
+
+async fn receive(headers: &HeaderMap, body: &mut Body, max: usize) -> Result<Bytes> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = announced.filter(|&length| length > max as u64) {
+        return Err(too_large(max, length));
+    }
     let mut first = Bytes::new();
     let mut rest: Option<BytesMut> = None;
     while let Some(frame) = body.frame().await {
