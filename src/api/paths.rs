@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use crate::error::{Error, Reason, Result};
+use crate::proto::v1::Consistency;
 
 /// Under these the rest of the path is a key.
 const TRANSCODED: [&str; 2] = ["/api/v1/kv", "/api/v1/keys"];
@@ -17,6 +18,9 @@ const DOCUMENTS: &str = "/api/v1/json";
 
 /// Paths that take POST beside the methods of a key.
 const POSTED: [&str; 2] = ["/api/v1/kv/batch", "/api/v1/kv/batch-get"];
+
+/// What the names of [`Consistency`] begin with in proto3 JSON.
+const CONSISTENCY_PREFIX: &str = "CONSISTENCY_";
 
 /// Methods of a path that names a key.
 const KEY_METHODS: &str = "GET, HEAD, PUT, DELETE";
@@ -93,6 +97,24 @@ pub(super) fn decode(text: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(text).decode_utf8().ok()
 }
 
+/// The query with `consistency=STALE` and its like written out as proto3 JSON names them: `CONSISTENCY_STALE`.
+pub(super) fn full_consistency(query: &str) -> Cow<'_, str> {
+    const NAME: &str = "consistency=";
+    let is_short = |pair: &str| {
+        pair.strip_prefix(NAME).is_some_and(|word| {
+            Consistency::from_str_name(&format!("{CONSISTENCY_PREFIX}{word}")).is_some()
+        })
+    };
+    if !query.split('&').any(is_short) {
+        return query.into();
+    }
+    let pairs = query.split('&').map(|pair| match pair.strip_prefix(NAME) {
+        Some(word) if is_short(pair) => format!("{NAME}{CONSISTENCY_PREFIX}{word}"),
+        _ => pair.to_owned(),
+    });
+    pairs.collect::<Vec<_>>().join("&").into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +155,17 @@ mod tests {
         ] {
             let error = Target::parse(path).expect_err(path);
             assert_eq!(error.reason(), Reason::InvalidKey, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_consistency_may_be_written_short() {
+        assert_eq!(
+            full_consistency("limit=1&consistency=STALE"),
+            "limit=1&consistency=CONSISTENCY_STALE"
+        );
+        for as_it_is in ["", "consistency=CONSISTENCY_STALE", "consistency=stale", "a=STALE"] {
+            assert_eq!(full_consistency(as_it_is), as_it_is);
         }
     }
 

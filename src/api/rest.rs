@@ -79,7 +79,11 @@ impl Rest {
         content: &[u8],
     ) -> Result<Option<Response<Body>>> {
         diagnose::before(method, path, content, self.api.limits())?;
-        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let target = if query.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{}", paths::full_consistency(query))
+        };
         let response =
             self.transcoder.try_transcode(method.as_str(), &target, headers, content).await;
         Ok(match response {
