@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
 use super::{Error, Server};
-use crate::config::{Loaded, LogFormat, LogLevel, Logging};
+use crate::config::{Loaded, LogFormat, LogLevel, Logging, SyncMode};
 use crate::telemetry::{LogOptions, Metrics, logs};
 
 /// Runs a node in this process until SIGTERM or SIGINT, then stops it in order. A second signal ends the process at once.
@@ -21,6 +21,12 @@ pub fn run(loaded: &Loaded) -> Result<(), Error> {
     log.watch(&metrics);
     for note in &loaded.notes {
         tracing::info!("{note}");
+    }
+    let sync = loaded.config.storage.sync;
+    if sync != SyncMode::Always {
+        tracing::warn!(
+            "kvstore.storage.sync is {sync}: a power cut may take writes that were acknowledged"
+        );
     }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()

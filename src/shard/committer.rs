@@ -83,7 +83,10 @@ impl Committer {
     ) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let worker = Worker { queue: Arc::clone(&queue), durability, clock };
-        let thread = std::thread::Builder::new().name(name).spawn(move || worker.run())?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let _abort = AbortOnPanic;
+            worker.run();
+        })?;
         Ok(Self { queue, thread: Some(thread) })
     }
 
@@ -96,8 +99,21 @@ impl Drop for Committer {
     fn drop(&mut self) {
         self.queue.close();
         if let Some(thread) = self.thread.take() {
-            // A panic was reported by the hook already, and there is nobody left to tell.
-            let _ = thread.join();
+            thread.join().expect("a panic of the thread ends the process");
+        }
+    }
+}
+
+/// Ends the process when the thread panics. Its shards would take proposals that nobody applies, behind a health that knows nothing;
+/// a process that ends is restarted, and a crash loses nothing that was acknowledged.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The panic's own message went to standard error already.
+            eprintln!("kvstore: a thread that commits writes panicked; ending the process");
+            std::process::abort();
         }
     }
 }
