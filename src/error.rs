@@ -131,7 +131,7 @@ impl Reason {
     /// What the caller has to do about it.
     pub const fn kind(self) -> Kind {
         match self {
-            Self::KeyNotFound => Kind::NotFound,
+            Self::KeyNotFound | Self::UnknownPath => Kind::NotFound,
             Self::InvalidKey
             | Self::InvalidJson
             | Self::InvalidValue
@@ -151,7 +151,6 @@ impl Reason {
             Self::OutcomeUnknown => Kind::Unknown,
             Self::DeadlineExceeded => Kind::Deadline,
             Self::FailedPrecondition => Kind::Precondition,
-            Self::UnknownPath => Kind::NotFound,
             Self::MethodNotAllowed => Kind::Unimplemented,
             Self::Corruption => Kind::Corruption,
             Self::Internal => Kind::Internal,

@@ -6,7 +6,16 @@
 pub use kvstore::admin::v1 as admin;
 pub use kvstore::v1;
 
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    rustdoc::redundant_explicit_links,
+    clippy::unwrap_used,
+    reason = "generated code"
+)]
 mod kvstore {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/kvstore.v1.rs"));
@@ -21,7 +30,15 @@ mod kvstore {
 }
 
 /// The REST router over the annotated methods.
-#[allow(missing_docs, unreachable_pub, reason = "generated code")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    rustdoc::redundant_explicit_links,
+    reason = "generated code"
+)]
 pub mod rest {
     use super::kvstore;
     include!(concat!(env!("OUT_DIR"), "/transcoder.rest.rs"));

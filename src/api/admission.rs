@@ -137,7 +137,7 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if !is_counted(request.uri().path()) {
             return Answer {
-                answer: Some(self.inner.call(request.map(Body::new))),
+                inner: Some(self.inner.call(request.map(Body::new))),
                 refused: None,
                 admitted: None,
             };
@@ -147,14 +147,14 @@ where
                 let counted = Arc::clone(&admitted);
                 let request = request.map(|inner| Body::new(Counted { inner, admitted: counted }));
                 Answer {
-                    answer: Some(self.inner.call(request)),
+                    inner: Some(self.inner.call(request)),
                     refused: None,
                     admitted: Some(admitted),
                 }
             }
             Err(error) => {
                 let refused = Some(refused(&error, request.headers()));
-                Answer { answer: None, refused, admitted: None }
+                Answer { inner: None, refused, admitted: None }
             }
         }
     }
@@ -180,7 +180,7 @@ pin_project! {
     #[derive(Debug)]
     pub struct Answer<F> {
         #[pin]
-        answer: Option<F>,
+        inner: Option<F>,
         refused: Option<Response<Body>>,
         admitted: Option<Arc<Admitted>>,
     }
@@ -194,8 +194,8 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = match this.answer.as_pin_mut() {
-            Some(answer) => ready!(answer.poll(context)),
+        let answer = match this.inner.as_pin_mut() {
+            Some(inner) => ready!(inner.poll(context)),
             None => Ok(this.refused.take().expect("a future is not polled after its end")),
         };
         *this.admitted = None;

@@ -125,9 +125,10 @@ pub(super) fn json_answer(status: StatusCode, body: Vec<u8>) -> Response<Body> {
 pub(super) fn error_answer(error: &Error) -> Response<Body> {
     let (_, status) = status::codes(error.kind());
     let mut response = json_answer(status, status::to_json(error).into_bytes());
-    let retry = error.retry_after().map(|delay| delay.as_millis().div_ceil(1_000).max(1));
+    let retry =
+        error.retry_after().map(|delay| delay.as_secs() + u64::from(delay.subsec_nanos() > 0));
     if let Some(seconds) = retry.or((error.kind() == Kind::Unavailable).then_some(1)) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds as u64));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

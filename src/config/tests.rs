@@ -74,11 +74,11 @@ fn every_row_of_the_table_takes_its_default_and_its_bounds() {
     for key in KEYS {
         let mut config = Config::blank();
         assert!(key.apply(&mut config, key.default).is_ok(), "default of {}", key.path);
-        let (min, max) = match key.kind {
-            keys::Kind::Count(min, max, _)
-            | keys::Kind::Size(min, max, _)
-            | keys::Kind::Duration(min, max, _) => (min, max),
-            _ => continue,
+        let (keys::Kind::Count(min, max, _)
+        | keys::Kind::Size(min, max, _)
+        | keys::Kind::Duration(min, max, _)) = key.kind
+        else {
+            continue;
         };
         assert!(key.apply(&mut config, &min.to_string()).is_ok(), "least of {}", key.path);
         assert!(key.apply(&mut config, &max.to_string()).is_ok(), "most of {}", key.path);

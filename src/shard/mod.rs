@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 
 use self::committer::{Claim, Proposal, Queue};
 pub use self::committer::{Committer, QUEUE_BYTES_MAX};
-use self::record::Stored;
+use self::record::{RowKey, Stored};
 use self::replica::Replica;
 use crate::command::{Change, Command, Outcome};
 use crate::error::{Error, Reason, Result};
@@ -156,7 +156,7 @@ impl Shard {
     ) -> Result<()> {
         self.replica.reads.fetch_add(1, Ordering::Relaxed);
         let rows: Vec<_> = keys.iter().map(|key| record::document_key(key)).collect();
-        let rows: Vec<&[u8]> = rows.iter().map(|row| row.as_slice()).collect();
+        let rows: Vec<&[u8]> = rows.iter().map(RowKey::as_slice).collect();
         let mut result = Ok(());
         self.replica.engine.get_many(&rows, &mut |position, entry| {
             if result.is_ok() {
@@ -304,6 +304,7 @@ impl DocumentScan<'_> {
     /// # Errors
     ///
     /// As [`Shard::get`]; the scan is over then.
+    #[expect(clippy::should_implement_trait, reason = "what it gives out borrows from the scan")]
     pub fn next(&mut self) -> Result<Option<ScannedDocument<'_>>> {
         let Some(entry) = self.rows.next()? else { return Ok(None) };
         let stored = decode(entry)?;

@@ -37,7 +37,7 @@ pub struct LogOptions {
 
 /// Keeps the log running; dropping it writes out what waits. Hold it until the end of `main`.
 pub struct LogGuard {
-    _workers: Vec<WorkerGuard>,
+    workers: Vec<WorkerGuard>,
     dropped: Vec<ErrorCounter>,
 }
 
@@ -66,13 +66,13 @@ where
     W: io::Write + Send + 'static,
 {
     let (output, worker) = queued(output, "log-output");
-    let mut guard = LogGuard { dropped: vec![output.error_counter()], _workers: vec![worker] };
+    let mut guard = LogGuard { dropped: vec![output.error_counter()], workers: vec![worker] };
     let Some(path) = &options.file else {
         return Ok((Dispatch::new(subscriber(options, output)), guard));
     };
     let (file, worker) = queued(append(path)?, "log-file");
     guard.dropped.push(file.error_counter());
-    guard._workers.push(worker);
+    guard.workers.push(worker);
     Ok((Dispatch::new(subscriber(options, output.and(file))), guard))
 }
 

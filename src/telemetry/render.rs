@@ -131,12 +131,13 @@ fn measure(kind: MetricType, series: &[&Metric]) -> Measurements {
                 // The lowest bucket that holds all, or the highest there is.
                 let buckets = histogram.get_bucket();
                 let top = buckets.iter().find(|bucket| bucket.cumulative_count() == full);
-                let bound = top.or(buckets.last()).map_or(0.0, |bucket| bucket.upper_bound());
+                let bound =
+                    top.or(buckets.last()).map_or(0.0, prometheus::proto::Bucket::upper_bound);
                 bound.min(histogram.get_sample_sum())
             });
             Measurements::Distribution {
                 count: histograms().map(|histogram| histogram.get_sample_count() as f64).sum(),
-                total: histograms().map(|histogram| histogram.get_sample_sum()).sum(),
+                total: histograms().map(prometheus::proto::Histogram::get_sample_sum).sum(),
                 max: max.fold(0.0, f64::max),
             }
         }

@@ -6,6 +6,7 @@
 pub const VARINT_BYTES_MAX: usize = 10;
 
 /// Appends `value` as a LEB128 varint: 7 bits for each byte, lowest first, the high bit says that more follow.
+#[expect(clippy::cast_possible_truncation, reason = "the low byte is what is meant")]
 pub fn put_varint(buffer: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         buffer.push((value & 0x7f) as u8 | 0x80);

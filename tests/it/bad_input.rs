@@ -47,6 +47,7 @@ fn case(name: &'static str, grpc: Grpc, rest: Option<Rest>, reason: &'static str
     Case { name, grpc, rest, code: Code::InvalidArgument, reason }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "the table has cases without REST")]
 fn rest(method: Method, path: impl Into<String>, body: impl Into<String>) -> Option<Rest> {
     Some((method, path.into(), body.into()))
 }

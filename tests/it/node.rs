@@ -112,10 +112,7 @@ pub(crate) fn text(content: Option<get_response::Content>) -> String {
 /// The reason of a refusal.
 pub(crate) fn reason(status: &tonic::Status) -> String {
     let details = status.get_error_details();
-    details
-        .error_info()
-        .map(|info| info.reason.clone())
-        .unwrap_or_else(|| format!("none: {status:?}"))
+    details.error_info().map_or_else(|| format!("none: {status:?}"), |info| info.reason.clone())
 }
 
 /// Waits until `condition` holds.

@@ -28,6 +28,7 @@ impl Program {
 
     /// Starts it and waits until it is ready; what it wrote when it ended instead.
     fn try_start(directory: &Path, engine: &str) -> Result<Self, String> {
+        #[expect(clippy::zombie_processes, reason = "Drop kills and waits")]
         let mut child = Command::new(env!("CARGO_BIN_EXE_kvstore"))
             .arg("serve")
             .args([

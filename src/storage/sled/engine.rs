@@ -234,8 +234,8 @@ impl StorageEngine for SledEngine {
         let versions = self.core.versions.read();
         let State { keys, bytes, .. } = versions.now();
         let figures = BTreeMap::from([
-            ("open_views", versions.view_count() as f64),
-            ("view_images_bytes", versions.bytes() as f64),
+            ("open_views", figure(versions.view_count())),
+            ("view_images_bytes", figure(versions.bytes())),
         ]);
         EngineStatus {
             keys,
@@ -303,4 +303,9 @@ impl Reader for SledView {
     fn clock(&self) -> Timestamp {
         self.state.clock
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for operators are exact to 2^53")]
+const fn figure(number: usize) -> f64 {
+    number as f64
 }

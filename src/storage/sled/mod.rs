@@ -13,7 +13,7 @@
 //!
 //! # Limits of this engine
 //!
-//! * [`Durability::Buffered`](super::Durability::Buffered) costs a flush of sled's log, shared by all that wait (`store`).
+//! * [`Durability::Buffered`] costs a flush of sled's log, shared by all that wait (`store`).
 //! * Damage in the tail of sled's log is cut off without a word (`store`).
 //! * A delete of a range reads and removes each of its entries, and holds all of them in memory as one batch.
 //! * A view costs memory for what is overwritten while it is open; beyond [`SledOptions::view_bytes_max`] it is given up, and
