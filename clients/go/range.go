@@ -1,0 +1,77 @@
+package kvstore
+
+import (
+	"context"
+	"iter"
+
+	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+)
+
+// What the server takes when a page's limit is left open.
+const defaultPageSize = 1000
+
+// Range gives the entries of a range in order, fetching page after page as the loop goes. Each page is a call with its own deadline and
+// retries. After an error the loop ends. Ranging over the result again starts anew.
+// Options: [WithPrefix], [WithStart], [WithEnd], [WithLimit], [WithReverse], [WithKeysOnly], [WithPageSize], [WithConsistency].
+func (c *Client) Range(ctx context.Context, given ...Option) iter.Seq2[*Entry, error] {
+	return func(yield func(*Entry, error) bool) {
+		o, err := rangeOptions(callRange, given)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		request := &kvstorev1.RangeRequest{
+			StartKey: o.start, EndKey: o.end, Prefix: o.prefix, Reverse: o.reverse, KeysOnly: o.keysOnly, Consistency: o.consistency,
+		}
+		for left := o.limit; ; {
+			request.Limit = pageLimit(left, o.pageSize)
+			page, err := invoke(ctx, c, read, request, kvstorev1.KvServiceClient.Range)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, item := range page.GetItems() {
+				if !yield(entryOfItem(item), nil) {
+					return
+				}
+			}
+			request.PageToken = page.GetNextPageToken()
+			if left = leftAfter(left, len(page.GetItems())); request.PageToken == "" || left != nil && *left == 0 {
+				return
+			}
+		}
+	}
+}
+
+// pageLimit is what a page may hold: no more than is left to give, and than the caller wants at a time. Nil: the server's default.
+func pageLimit(left *uint64, pageSize *uint32) *uint32 {
+	if left == nil {
+		return pageSize
+	}
+	limit := uint32(min(*left, defaultPageSize))
+	if pageSize != nil {
+		limit = uint32(min(*left, uint64(*pageSize)))
+	}
+	return &limit
+}
+
+func leftAfter(left *uint64, taken int) *uint64 {
+	if left == nil {
+		return nil
+	}
+	rest := *left - min(*left, uint64(taken))
+	return &rest
+}
+
+// rangeOptions checks what Range and Scan have in common.
+func rangeOptions(call calls, given []Option) (options, error) {
+	o, err := collect(call, given)
+	if err != nil {
+		return o, err
+	}
+	prefix := ""
+	if o.prefix != nil {
+		prefix = *o.prefix
+	}
+	return o, checkText(reasonInvalidKey, "a bound of the range", o.start, o.end, prefix)
+}
