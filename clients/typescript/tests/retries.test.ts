@@ -1,0 +1,292 @@
+// When a call is repeated, where it goes, how long it waits, and what is thrown in the end.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Code } from "@connectrpc/connect";
+
+import { backoffMs } from "../src/calls.js";
+import { Client, KvError } from "../src/node.js";
+import { deadUrl, fake, hang, refusal, TestClient, TestClock, type Handlers } from "./fake.js";
+
+/** Answers the calls of `put` one after the other; the last answer is kept. Collects the request ids. */
+function puts(...answers: (Error | bigint)[]): { handlers: Handlers; ids: (string | undefined)[] } {
+  const ids: (string | undefined)[] = [];
+  const put: Handlers["put"] = (request) => {
+    ids.push(request.requestId);
+    const answer = answers[Math.min(ids.length, answers.length) - 1];
+    if (answer instanceof Error) {
+      throw answer;
+    }
+    return { version: answer ?? 0n };
+  };
+  return { handlers: { put }, ids };
+}
+
+async function failureOf(promise: Promise<unknown>): Promise<KvError> {
+  const thrown = await promise.then(
+    (value) => assert.fail(`expected a failure, got ${String(value)}`),
+    (error: unknown) => error,
+  );
+  assert.ok(thrown instanceof KvError, `expected a KvError, got ${String(thrown)}`);
+  return thrown;
+}
+
+const noLeader = (retryAfterMs?: number) => refusal(Code.Unavailable, "NO_LEADER", retryAfterMs);
+const outcomeUnknown = () => refusal(Code.DeadlineExceeded, "OUTCOME_UNKNOWN");
+const mismatch = () => refusal(Code.Aborted, "VERSION_MISMATCH");
+
+test("the wait before a retry doubles from 50 ms up to 2 s and is random below that", () => {
+  const bounds = Array.from({ length: 8 }, (_, n) => backoffMs(n, 1));
+  assert.deepEqual(bounds, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
+  assert.equal(backoffMs(3, 0), 0);
+  assert.equal(backoffMs(3, 0.25), 100);
+});
+
+test("a write that nobody could serve is repeated with the same request id until it is answered", async () => {
+  const { handlers, ids } = puts(noLeader(), refusal(Code.ResourceExhausted, "OVERLOADED"), 7n);
+  await using server = await fake(handlers);
+  const clock = new TestClock();
+  using client = new TestClient({ endpoints: server.url }, clock);
+
+  assert.equal(await client.put("a", 1), 7n);
+  assert.equal(ids.length, 3);
+  assert.match(ids[0] ?? "", /^[0-9a-f]{32}$/);
+  assert.deepEqual(new Set(ids).size, 1);
+  assert.deepEqual(clock.sleeps, [50, 100]);
+
+  await client.put("a", 1);
+  assert.equal(new Set(ids).size, 2, "another call is another write");
+});
+
+test("the caller's request id is sent as it is", async () => {
+  const { handlers, ids } = puts(noLeader(), 1n);
+  await using server = await fake(handlers);
+  using client = new TestClient({ endpoints: server.url }, new TestClock());
+  await client.put("a", 1, { requestId: "order-17" });
+  assert.deepEqual(ids, ["order-17", "order-17"]);
+});
+
+test("the server's RetryInfo is waited for when it asks for more than chance says", async () => {
+  const { handlers } = puts(noLeader(700), noLeader(1), 1n);
+  await using server = await fake(handlers);
+  const clock = new TestClock();
+  using client = new TestClient({ endpoints: server.url }, clock);
+  await client.put("a", 1);
+  assert.deepEqual(clock.sleeps, [700, 100]);
+});
+
+test("a call is given up after 10 retries with the last error", async () => {
+  const { handlers, ids } = puts(noLeader());
+  await using server = await fake(handlers);
+  using client = new TestClient({ endpoints: server.url, timeoutMs: 60_000 }, new TestClock());
+  const error = await failureOf(client.put("a", 1));
+  assert.equal(ids.length, 11);
+  assert.deepEqual([error.kind, error.code, error.reason], ["unavailable", "UNAVAILABLE", "NO_LEADER"]);
+  assert.equal(error.message, "refused with NO_LEADER");
+  assert.deepEqual(error.metadata, { max: "7" });
+});
+
+test("no retry begins after the deadline", async () => {
+  const { handlers, ids } = puts(noLeader());
+  await using server = await fake(handlers);
+  const clock = new TestClock();
+  using client = new TestClient({ endpoints: server.url, timeoutMs: 60_000 }, clock);
+  // 50 + 100 + 200 fit into 400 ms, 400 more do not.
+  assert.equal((await failureOf(client.put("a", 1, { timeoutMs: 400 }))).reason, "NO_LEADER");
+  assert.equal(ids.length, 4);
+  assert.deepEqual(clock.sleeps, [50, 100, 200]);
+});
+
+test("a wait that the server asks for beyond the deadline is not begun", async () => {
+  const { handlers, ids } = puts(noLeader(5_000));
+  await using server = await fake(handlers);
+  using client = new Client({ endpoints: server.url });
+  assert.equal((await failureOf(client.put("a", 1))).reason, "NO_LEADER");
+  assert.equal(ids.length, 1);
+});
+
+for (const [code, reason, kind] of [
+  [Code.InvalidArgument, "LIMIT_EXCEEDED", "invalid-argument"],
+  [Code.InvalidArgument, "INVALID_JSON", "invalid-argument"],
+  [Code.Aborted, "VERSION_MISMATCH", "version-mismatch"],
+  [Code.DataLoss, "CORRUPTION", "corruption"],
+  [Code.Internal, "INTERNAL", "other"],
+  [Code.FailedPrecondition, "FAILED_PRECONDITION", "other"],
+] as const) {
+  test(`${reason} is ${kind} and final`, async () => {
+    const { handlers, ids } = puts(refusal(code, reason), 1n);
+    await using server = await fake(handlers);
+    using client = new TestClient({ endpoints: server.url }, new TestClock());
+    const error = await failureOf(client.put("a", 1));
+    assert.deepEqual([error.kind, error.reason], [kind, reason]);
+    assert.equal(ids.length, 1);
+  });
+}
+
+test("an unknown outcome is repeated, for writes and for reads", async () => {
+  const { handlers, ids } = puts(outcomeUnknown(), 3n);
+  let gets = 0;
+  handlers.get = () => {
+    if (gets++ === 0) {
+      throw outcomeUnknown();
+    }
+    return { key: "a", version: 3n, content: { case: "value", value: "1" } };
+  };
+  await using server = await fake(handlers);
+  using client = new TestClient({ endpoints: server.url }, new TestClock());
+  assert.equal(await client.put("a", 1), 3n);
+  assert.equal(new Set(ids).size, 1);
+  assert.equal((await client.get("a"))?.version, 3n);
+});
+
+test("a write stays unknown when a later attempt is certainly not applied", async () => {
+  const { handlers, ids } = puts(outcomeUnknown(), noLeader());
+  await using server = await fake(handlers);
+  using client = new TestClient({ endpoints: server.url }, new TestClock());
+  const error = await failureOf(client.put("a", 1));
+  assert.equal(error.kind, "outcome-unknown");
+  assert.equal(error.reason, "OUTCOME_UNKNOWN");
+  assert.ok(ids.length > 2);
+});
+
+test("a mismatch after an unknown outcome is final: an applied write would have been answered as such", async () => {
+  const { handlers } = puts(outcomeUnknown(), mismatch());
+  await using server = await fake(handlers);
+  using client = new TestClient({ endpoints: server.url }, new TestClock());
+  assert.equal((await failureOf(client.put("a", 1, { ifVersion: 1n }))).kind, "version-mismatch");
+});
+
+test("a call goes to the next endpoint after a failure, and the next call stays there", async () => {
+  const bad = puts(noLeader());
+  const good = puts(1n);
+  await using first = await fake(bad.handlers);
+  await using second = await fake(good.handlers);
+  using client = new TestClient({ endpoints: [first.url, second.url] }, new TestClock());
+  await client.put("a", 1);
+  await client.put("b", 1);
+  assert.equal(bad.ids.length, 1);
+  assert.equal(good.ids.length, 2);
+  assert.equal(bad.ids[0], good.ids[0]);
+});
+
+test("an endpoint where nobody listens is passed over, also by a write, and each has one connection", async () => {
+  const good = puts(1n);
+  await using server = await fake(good.handlers);
+  using client = new TestClient({ endpoints: [await deadUrl(), server.url] }, new TestClock());
+  await Promise.all(Array.from({ length: 20 }, (_, n) => client.put(`k${n}`, n)));
+  assert.equal(good.ids.length, 20);
+  assert.equal(server.connections(), 1);
+});
+
+for (const transport of ["grpc", "grpc-web"] as const) {
+  test(`${transport}: a bare failure of the transport during a write is an unknown outcome, during a read unavailable`, async () => {
+    await using server = await fake({ put: () => crash(), get: () => crash() }, transport);
+    const crash = (): never => {
+      server.crash();
+      throw new Error("never arrives");
+    };
+    using client = new TestClient({ endpoints: server.url, transport }, new TestClock());
+    for (const [call, kind] of [
+      [() => client.put("a", 1), "outcome-unknown"],
+      [() => client.get("a"), "unavailable"],
+    ] as const) {
+      const error = await failureOf(call());
+      assert.deepEqual([error.kind, error.code, error.reason], [kind, "UNAVAILABLE", ""]);
+      assert.ok(error.cause instanceof Error);
+    }
+  });
+
+  test(`${transport}: a write that was cut off is repeated with its id on the next endpoint`, async () => {
+    const ids: (string | undefined)[] = [];
+    const good = puts(5n);
+    await using first = await fake({ put: (request) => cut(request.requestId) }, transport);
+    const cut = (id: string | undefined): never => {
+      ids.push(id);
+      first.crash();
+      throw new Error("never arrives");
+    };
+    await using second = await fake(good.handlers, transport);
+    using client = new TestClient({ endpoints: [first.url, second.url], transport }, new TestClock());
+    assert.equal(await client.put("a", 1), 5n);
+    assert.deepEqual(ids, good.ids);
+  });
+
+  test(`${transport}: a server that never answers costs the deadline, and the next call goes elsewhere`, async () => {
+    const timeouts: (string | null)[] = [];
+    const hanging: Handlers = {
+      put: (request, context) => {
+        timeouts.push(context.requestHeader.get("grpc-timeout"));
+        return hang(request, context);
+      },
+      get: hang,
+    };
+    const good = puts(1n);
+    await using first = await fake(hanging, transport);
+    await using second = await fake({ ...good.handlers, get: hang }, transport);
+    using client = new Client({ endpoints: [first.url, second.url], transport, timeoutMs: 60_000 });
+
+    const write = await failureOf(client.put("a", 1, { timeoutMs: 80 }));
+    assert.deepEqual([write.kind, write.code, write.reason], ["outcome-unknown", "DEADLINE_EXCEEDED", ""]);
+    assert.match(timeouts[0] ?? "", /^([1-7]?\d|80)m$/, "the server is told what is left of the deadline");
+    assert.equal(await client.put("a", 1), 1n);
+
+    const read = await failureOf(client.get("a", { timeoutMs: 80 }));
+    assert.deepEqual([read.kind, read.code], ["other", "DEADLINE_EXCEEDED"]);
+  });
+
+  test(`${transport}: a signal cancels the call; a write that was on its way is unknown`, async () => {
+    const abort = new AbortController();
+    const arrived = (request: unknown, context: Parameters<typeof hang>[1]) => {
+      abort.abort(new Error("changed my mind"));
+      return hang(request, context);
+    };
+    await using server = await fake({ put: arrived }, transport);
+    using client = new Client({ endpoints: server.url, transport });
+    const write = await failureOf(client.put("a", 1, { signal: abort.signal }));
+    assert.deepEqual([write.kind, write.code], ["outcome-unknown", "CANCELLED"]);
+    assert.equal((write.cause as Error).message, "changed my mind");
+
+    const late = await failureOf(client.put("a", 1, { signal: abort.signal }));
+    assert.deepEqual([late.kind, late.code], ["other", "CANCELLED"], "this one was never sent");
+  });
+}
+
+test("a signal ends the wait before a retry", async () => {
+  const { handlers, ids } = puts(noLeader(60_000));
+  await using server = await fake(handlers);
+  using client = new Client({ endpoints: server.url, timeoutMs: Infinity });
+  const abort = new AbortController();
+  const call = client.put("a", 1, { signal: abort.signal });
+  while (ids.length === 0) {
+    await new Promise(setImmediate);
+  }
+  abort.abort();
+  const error = await failureOf(call);
+  assert.equal(error.code, "CANCELLED");
+  assert.equal(ids.length, 1);
+});
+
+test("a port that serves something else is told apart from a failure", async () => {
+  await using server = await fake({});
+  using client = new TestClient({ endpoints: server.url }, new TestClock());
+  const error = await failureOf(client.put("a", 1));
+  assert.deepEqual([error.kind, error.code, error.reason], ["other", "UNIMPLEMENTED", ""]);
+});
+
+test("nothing is sent after close", async () => {
+  const { handlers, ids } = puts(1n);
+  await using server = await fake(handlers);
+  const client = new Client({ endpoints: server.url });
+  await client.put("a", 1);
+  client.close();
+  assert.equal((await failureOf(client.put("a", 1))).message, "the client is closed");
+  assert.equal(ids.length, 1);
+});
+
+test("timeouts must be above 0", async () => {
+  using client = new Client();
+  for (const timeoutMs of [0, -1, NaN]) {
+    assert.equal((await failureOf(client.get("a", { timeoutMs }))).kind, "invalid-argument");
+  }
+});
