@@ -38,6 +38,7 @@ use layers::{Item, Layers, Target, row};
 pub const CLIENT_ENVIRONMENT: &[&str] = &[
     "KVSTORE_ENDPOINT",
     "KVSTORE_ENDPOINTS",
+    "KVSTORE_HTTP",
     "KVSTORE_OUTPUT",
     "KVSTORE_TIMEOUT",
     "KVSTORE_CONFIG",
