@@ -23,7 +23,7 @@ const BATCH_PATH: &str = "/api/v1/kv/batch";
 
 /// Refuses what the router would take for something else.
 pub(super) fn before(method: &Method, path: &str, content: &[u8], limits: &Limits) -> Result<()> {
-    let takes_body = *method == Method::PUT || *method == Method::POST;
+    let takes_body = *method == Method::PUT || (*method == Method::POST && paths::takes_post(path));
     if !takes_body {
         return Ok(());
     }

@@ -63,7 +63,12 @@ impl<'a> Target<'a> {
 
 /// The methods that a path below one of the prefixes takes, for `Allow`.
 pub(super) fn allowed_methods(path: &str) -> String {
-    if POSTED.contains(&path) { format!("{KEY_METHODS}, POST") } else { KEY_METHODS.to_owned() }
+    if takes_post(path) { format!("{KEY_METHODS}, POST") } else { KEY_METHODS.to_owned() }
+}
+
+/// Whether the path takes POST, which paths of a key do not.
+pub(super) fn takes_post(path: &str) -> bool {
+    POSTED.contains(&path)
 }
 
 /// What stands behind `prefix` and its slash; nothing when the slash is missing too.

@@ -463,4 +463,6 @@ async fn paths_and_methods_that_do_not_exist_are_told_apart() {
     let wrong = http.patch(node.url("/api/v1/kv/a")).body("{}").send().await.expect("an answer");
     assert_eq!(wrong.status(), 405);
     assert_eq!(wrong.headers()["allow"], "GET, HEAD, PUT, DELETE");
+    let wrong = http.post(node.url("/api/v1/kv/stats")).send().await.expect("an answer");
+    assert_eq!(wrong.status(), 405);
 }
