@@ -235,18 +235,15 @@ impl Error {
         self.0.retry_after
     }
 
-    /// What a failed engine call means for a **write** that was handed to the engine.
+    /// What a failed **write** means that may have been applied all the same.
     pub fn from_failed_write(error: &storage::Error) -> Self {
-        match error {
-            // The engine cannot tell how much of it reached the disk.
-            storage::Error::Io { .. } => Self::new(
-                Reason::OutcomeUnknown,
-                format!(
-                    "the write may or may not survive a restart, this node takes no more writes: {error}"
-                ),
+        // The engine cannot tell how much of it reached the disk.
+        Self::new(
+            Reason::OutcomeUnknown,
+            format!(
+                "the write may or may not survive a restart, this node takes no more writes: {error}"
             ),
-            other => Self::from(other.clone()),
-        }
+        )
     }
 }
 

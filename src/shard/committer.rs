@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 
 use super::machine::Group;
 use super::replica::Replica;
-use crate::command::{Command, Outcome};
+use crate::command::{Change, Command, Outcome};
 use crate::error::{Error, Reason, Result};
-use crate::storage::{Durability, WriteBatch};
+use crate::storage::{self, Durability, WriteBatch};
 use crate::util::time::Clock;
 
 /// Most bytes of proposals that wait in one committer's queue.
@@ -238,22 +238,33 @@ impl Worker {
 
     /// Applies one shard's proposals to its engine, as one batch, not durable yet.
     fn apply(&self, replica: Arc<Replica>, proposals: Vec<Proposal>) -> Part {
-        let outcome = self.write(&replica, &proposals);
+        let outcome = match self.write(&replica, &proposals, None) {
+            // Deleting is what helps, and engines keep a reserve for it.
+            Err(full) if full.reason() == Reason::DiskFull && proposals.iter().any(is_delete) => {
+                self.write(&replica, &proposals, Some(&full))
+            }
+            outcome => outcome,
+        };
         let replies = proposals.into_iter().map(|proposal| proposal.reply).collect();
         Part { replica, outcome, replies }
     }
 
+    /// Writes the group; with `full` only its deletes, and the others get that for an answer.
     fn write(
         &self,
         replica: &Replica,
         proposals: &[Proposal],
+        full: Option<&Error>,
     ) -> Result<(Vec<Result<Outcome>>, u64)> {
         let last_version = replica.last_version();
         let now = self.clock.now();
         let mut group = Group::new(&*replica.engine, last_version);
         let mut outcomes = Vec::with_capacity(proposals.len());
         for proposal in proposals {
-            outcomes.push(Ok(group.apply(&proposal.command, now)?));
+            outcomes.push(match full {
+                Some(full) if !is_delete(proposal) => Err(full.clone()),
+                _ => Ok(group.apply(&proposal.command, now)?),
+            });
         }
         let (batch, last_version) = group.finish(last_version);
         let number = replica.begin_group();
@@ -261,13 +272,15 @@ impl Worker {
             if self.durability == Durability::Sync { Durability::None } else { self.durability };
         match replica.engine.write(&batch, durability) {
             Ok(_) => {
-                replica.group_applied(last_version, outcomes.len());
+                let applied = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+                replica.group_applied(last_version, applied);
                 Ok((outcomes, number))
             }
             Err(error) => {
                 tracing::error!(shard = %replica.id, %error, "a write failed");
-                replica.settle(number, matches!(error, crate::storage::Error::Io { .. }));
-                Err(Error::from_failed_write(&error))
+                let unknown = may_be_applied(replica, &error);
+                replica.settle(number, unknown);
+                Err(if unknown { Error::from_failed_write(&error) } else { error.into() })
             }
         }
     }
@@ -285,6 +298,17 @@ impl Worker {
         }
         part.replica.settle(number, false);
     }
+}
+
+fn is_delete(proposal: &Proposal) -> bool {
+    matches!(proposal.command.change, Change::Delete { .. })
+}
+
+/// Whether a batch whose write failed with `error` may be visible, as the engine's contract says.
+fn may_be_applied(replica: &Replica, error: &storage::Error) -> bool {
+    use storage::Error as E;
+    let refused = matches!(error, E::Invalid(_) | E::Poisoned { .. } | E::DiskFull { .. });
+    !refused && !replica.engine.status().writable
 }
 
 impl Part {

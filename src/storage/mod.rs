@@ -180,7 +180,10 @@ pub trait Scan: Send {
 /// * After a failed write or sync of the log the engine is **poisoned**: every later write is [`Error::Poisoned`] until the
 ///   environment is opened again, because what the page cache holds after a failed sync is unknown (Rebello et al., ATC
 ///   '20). Reads go on. [`Error::DiskFull`] found *before* anything was written does not poison.
-/// * [`Error::Invalid`] changes nothing.
+/// * [`Error::Invalid`], [`Error::Poisoned`] and [`Error::DiskFull`] change nothing, nor does any other error that leaves the
+///   engine writable (damage that was met before anything was written). After an error that poisons, the batch may be visible,
+///   and may or may not survive. So a writer whose batch is applied and who then waits in vain for somebody else's sync gets
+///   [`Error::Io`], not [`Error::Poisoned`].
 ///
 /// # Concurrency
 ///
@@ -209,8 +212,8 @@ pub trait StorageEngine: Reader + 'static {
     /// The newest batch that a power loss now would not take.
     fn durable(&self) -> Seqno;
 
-    /// A time not after the earliest expiry that still lies ahead of the clock; `None`: nothing will expire. Tells the
-    /// caller when moving the clock is worth a batch.
+    /// A time ahead of the clock and not after the earliest expiry that still lies ahead of it; `None`: nothing will expire.
+    /// Tells the caller when moving the clock is worth a batch.
     fn next_expiry(&self) -> Option<Timestamp>;
 }
 
@@ -238,7 +241,8 @@ pub struct EngineStatus {
 /// * Names are 1 to 64 characters of `[a-z0-9-]`.
 /// * Opening an engine that does not exist creates it, durably. One engine is open at most once: a second `open` of a name
 ///   that is still in use is [`Error::Invalid`].
-/// * Dropping the last handle of an engine closes it; what was written stays as safe as it was, and nothing more is promised:
+/// * An engine is open, and its name in use, as long as a handle or a view of it lives. Dropping the last one closes it; what
+///   was written stays as safe as it was, and nothing more is promised:
 ///   call [`StorageEngine::flush`] or write a barrier first.
 /// * `remove` and `install` are atomic across a crash: afterwards there is the old engine, the new one, or none.
 pub trait Environment: Send + Sync + 'static {

@@ -59,7 +59,7 @@ impl Environment for MemoryEnvironment {
     fn open(&self, name: &str) -> Result<Arc<dyn StorageEngine>> {
         let name = self.names.claim(name)?;
         let state = self.engines.lock().entry(name.name().to_owned()).or_default().clone();
-        Ok(Arc::new(MemoryEngine { state, _name: name }))
+        Ok(Arc::new(MemoryEngine { state, name: Arc::new(name) }))
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -92,13 +92,19 @@ impl Environment for MemoryEnvironment {
 
 struct MemoryEngine {
     state: Arc<RwLock<State>>,
-    _name: NameGuard,
+    /// In use as long as the engine or one of its views lives.
+    name: Arc<NameGuard>,
 }
 
 impl MemoryEngine {
     fn freeze(&self) -> MemoryView {
+        self.freeze_with_seqno().0
+    }
+
+    fn freeze_with_seqno(&self) -> (MemoryView, Seqno) {
         let state = self.state.read();
-        MemoryView { map: state.map().clone(), clock: state.clock() }
+        let name = Arc::clone(&self.name);
+        (MemoryView { map: state.map().clone(), clock: state.clock(), name }, state.seqno())
     }
 }
 
@@ -157,10 +163,7 @@ impl StorageEngine for MemoryEngine {
     }
 
     fn checkpoint(&self, directory: &Path) -> Result<()> {
-        let (view, seqno) = {
-            let state = self.state.read();
-            (MemoryView { map: state.map().clone(), clock: state.clock() }, state.seqno())
-        };
+        let (view, seqno) = self.freeze_with_seqno();
         let header = dump::Header { kind: Kind::Memory, clock: view.clock, seqno };
         let mut scan = MemoryScan::new(view, KeyRange::ALL, Direction::Forward);
         dump::write(directory, header, &mut scan)
@@ -191,6 +194,7 @@ impl StorageEngine for MemoryEngine {
 struct MemoryView {
     map: Map,
     clock: Timestamp,
+    name: Arc<NameGuard>,
 }
 
 impl Reader for MemoryView {
@@ -210,7 +214,8 @@ impl Reader for MemoryView {
     }
 
     fn scan<'a>(&'a self, range: KeyRange<'_>, direction: Direction) -> Result<Box<dyn Scan + 'a>> {
-        let view = Self { map: self.map.clone(), clock: self.clock };
+        let name = Arc::clone(&self.name);
+        let view = Self { map: self.map.clone(), clock: self.clock, name };
         Ok(Box::new(MemoryScan::new(view, range, direction)))
     }
 

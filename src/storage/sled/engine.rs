@@ -107,7 +107,7 @@ pub(super) struct SledEngine {
 }
 
 impl SledEngine {
-    /// Opens what lies in `tree`; all of it is durable.
+    /// Opens what lies in `tree`, and makes it durable: what was written before the engine was closed may not be.
     pub(super) fn open(
         store: Arc<Store>,
         tree: sled::Tree,
@@ -119,6 +119,7 @@ impl SledEngine {
             .and_then(|row| State::decode(&row))
             .ok_or_else(|| store.damaged("missing or malformed state row"))?;
         let cover = store.cover();
+        store.secure(cover, Durability::Sync)?;
         let progress = Progress { durable: state.seqno, pending: VecDeque::new(), cover };
         Ok(Self {
             core: Arc::new(Core {
@@ -203,7 +204,7 @@ impl StorageEngine for SledEngine {
         }
         store.check_space(batch)?;
         let (state, cover, _) = self.apply(batch)?;
-        store.secure(cover, durability)?;
+        store.secure(cover, durability).map_err(|error| store.after_apply(error))?;
         Ok(state.seqno)
     }
 
@@ -218,6 +219,7 @@ impl StorageEngine for SledEngine {
     /// sled takes no order to compact: its background thread rewrites segments of the log when they are mostly obsolete, over
     /// all trees. What can be done here is to make the hidden entries of the engine obsolete, all of them, whatever the range.
     fn compact(&self, _range: KeyRange<'_>) -> Result<()> {
+        self.core.store.check_writable()?;
         while self.apply(&WriteBatch::new())?.2 == RECLAIM_PER_BATCH_MAX {}
         self.flush()
     }

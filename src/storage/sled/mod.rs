@@ -29,6 +29,8 @@ mod group;
 mod rows;
 mod scan;
 mod store;
+#[cfg(test)]
+mod tests;
 mod versions;
 
 use std::collections::BTreeSet;

@@ -37,7 +37,7 @@ use sled::IVec;
 use super::SledOptions;
 use super::group::{GroupSync, Round};
 use crate::storage::dump::sync_directory;
-use crate::storage::{Durability, Error, Result, WriteBatch};
+use crate::storage::{Durability, Error, Operation, RESERVED_PREFIX, Result, WriteBatch};
 
 const DATABASE_DIRECTORY: &str = "sled";
 const LOCK_FILE: &str = "lock";
@@ -166,12 +166,25 @@ impl Store {
         }
     }
 
+    /// What `error`, met while a batch that is applied waited to become safe, means for that batch. Somebody else's failure
+    /// looks as if nothing had been applied.
+    pub(super) fn after_apply(&self, error: Error) -> Error {
+        match error {
+            Error::Poisoned { cause } => {
+                Error::io("sync", &self.paths.log, io::Error::other(cause))
+            }
+            other => other,
+        }
+    }
+
     /// [`Error::DiskFull`] when `batch` could meet the end of the disk, which would poison the environment. Deleting may use a
-    /// part of the reserve, because it is what helps.
+    /// part of the reserve, because it is what helps; so may the caller's bookkeeping that goes with it.
     pub(super) fn check_space(&self, batch: &WriteBatch) -> Result<()> {
-        let only_deletes = !batch
-            .operations()
-            .any(|operation| matches!(operation, crate::storage::Operation::Put { .. }));
+        let grows = |operation| match operation {
+            Operation::Put { key, .. } => key.first() != Some(&RESERVED_PREFIX),
+            Operation::Delete { .. } | Operation::DeleteRange { .. } => false,
+        };
+        let only_deletes = !batch.operations().any(grows);
         let reserve =
             if only_deletes { self.disk_reserve_bytes / 4 } else { self.disk_reserve_bytes };
         self.check_room(batch.size_bytes() as u64, reserve)

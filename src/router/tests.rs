@@ -1,1 +1,0 @@
-//! What the router promises, on the reference engine.

@@ -1,1 +1,0 @@
-//! What a shard promises, on the reference engine.
