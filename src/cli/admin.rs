@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::{Connection, FormArgs};
 use super::error::{Error, Result};
-use super::output::{Output, age, size, whole};
+use super::output::{Output, age, count, size, whole};
 use crate::net::{Client, Failure};
 use crate::proto::admin::{
     AddNodeRequest, CompactRequest, DrainNodeRequest, FlushRequest, ListNodesRequest,
@@ -313,7 +313,7 @@ impl Compact {
     pub(super) async fn run(self, output: &mut Output) -> Result<()> {
         let request = CompactRequest { shard: self.shard };
         let shards = self.look.connection.client().compact(request).await?.shards;
-        let said = format!("compacted {shards} {}", if shards == 1 { "shard" } else { "shards" });
+        let said = format!("compacted {}", count(shards.into(), "shard", "shards"));
         self.look.form.done(output, &said, &json!({ "shards": shards }))
     }
 }

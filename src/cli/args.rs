@@ -50,7 +50,7 @@ pub(super) struct Connection {
         default_value = Endpoint::DEFAULT
     )]
     pub(super) endpoints: Vec<Endpoint>,
-    /// How long to try: 500ms, 5s, 2m, or a number of seconds
+    /// How long to try: 500ms, 5s, 2m, or a number of seconds; work such as compact is waited for in any case
     #[arg(long, env = "KVSTORE_TIMEOUT", value_name = "TIME", value_parser = duration, default_value = "5s")]
     timeout: Duration,
 }

@@ -33,7 +33,7 @@ impl Output {
 
     /// Writes `bytes` as they are.
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        self.writer.write_all(bytes).map_err(failed)
+        self.writer.write_all(bytes).map_err(|error| failed(&error))
     }
 
     /// Writes a line.
@@ -64,11 +64,11 @@ impl Output {
 
     /// Hands everything to the system.
     pub(super) fn finish(&mut self) -> Result<()> {
-        self.writer.flush().map_err(failed)
+        self.writer.flush().map_err(|error| failed(&error))
     }
 }
 
-fn failed(error: io::Error) -> Error {
+fn failed(error: &io::Error) -> Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Error::ClosedPipe;
     }
@@ -200,6 +200,11 @@ fn visible(text: &str, json: bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// `1 entry`, `2 entries`.
+pub(super) fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
 }
 
 /// A figure of the API, which is a whole number up to 2^53.

@@ -101,7 +101,6 @@ pub(super) struct Scan {
     limit: Option<u64>,
     #[command(flatten)]
     reading: Reading,
-    /// Form of what is printed [default: json]
     #[command(flatten)]
     form: FormArgs,
     #[command(flatten)]

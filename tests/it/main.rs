@@ -3,6 +3,9 @@
 //! `tests/README.md` maps each promise to its test.
 
 mod bad_input;
+mod batch;
+mod cli;
+mod client;
 mod node;
 mod process;
 mod session;

@@ -20,7 +20,7 @@ use serde_json::json;
 use self::read::{Reader, Sizes};
 use super::args::{Connection, FormArgs, ttl};
 use super::error::{Error, Result};
-use super::output::Output;
+use super::output::{Output, count};
 
 /// Parcels that are packed before they can be sent.
 const PACKED_MAX: usize = 4;
@@ -67,7 +67,7 @@ impl Args {
         let stored = send::all(&client, parcels, &sizes, &name, &bar).await;
         bar.finish_and_clear();
         let stored = stored?;
-        let said = format!("stored {stored} {}", if stored == 1 { "entry" } else { "entries" });
+        let said = format!("stored {}", count(stored, "entry", "entries"));
         self.form.done(output, &said, &json!({ "stored": stored }))
     }
 

@@ -11,11 +11,15 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::read::{BadLine, Batch, Parcel, Sizes};
 use crate::cli::error::{Error, Result};
+use crate::cli::output::count;
 use crate::net::{Client, Failure};
 use crate::proto::v1::{BatchPutRequest, PutRequest, put_request};
 
 /// Most parcels on their way. Parcels of one entry are what needs many: they share the node's syncs.
 const PARCELS_MAX: usize = 64;
+
+/// Most entries on their way: what a slow disk takes in well before the deadline of a call.
+const ENTRIES_MAX: usize = 8_000;
 
 /// Most bytes on their way.
 const BYTES_MAX: usize = 16 << 20;
@@ -84,9 +88,11 @@ impl Tally {
         bar.set_message(format!("{} stored", self.stored));
     }
 
-    fn has_room(&self, bytes: usize) -> bool {
+    fn has_room(&self, entries: usize, bytes: usize) -> bool {
         self.under_way.is_empty()
-            || (self.under_way.len() < PARCELS_MAX && self.bytes + bytes <= BYTES_MAX)
+            || (self.under_way.len() < PARCELS_MAX
+                && self.keys.len() + entries <= ENTRIES_MAX
+                && self.bytes + bytes <= BYTES_MAX)
     }
 }
 
@@ -122,7 +128,7 @@ pub(super) async fn all(
         let (keys, bytes) = (parcel.keys(), parcel.bytes());
         // A later line of a key that is on its way waits until the earlier one has arrived.
         let comes_again = keys.iter().any(|key| tally.keys.contains(key));
-        while (comes_again && !under_way.is_empty()) || !tally.has_room(bytes) {
+        while (comes_again && !under_way.is_empty()) || !tally.has_room(keys.len(), bytes) {
             match under_way.next().await {
                 Some(sent) => tally.count(sent, bar),
                 None => break,
@@ -143,15 +149,16 @@ pub(super) async fn all(
     match (tally.failure, bad_line) {
         (None, None) => Ok(tally.stored),
         (None, Some(BadLine { line, message })) => Err(Error::Failed(format!(
-            "{name}:{line}: {message}; the {} entries before it are stored",
-            tally.stored
+            "{name}:{line}: {message}; {} stored before it",
+            count(tally.stored, "entry", "entries")
         ))),
         (Some((line, mut failure)), _) => {
             let first = tally.failed.first().copied().unwrap_or(0);
             let place = line.map_or_else(|| format!("{name}: "), |line| format!("{name}:{line}: "));
             failure.message = format!(
-                "{place}{}; {} entries are stored, all before line {first} among them",
-                failure.message, tally.stored
+                "{place}{}; {} stored, all before line {first} among them",
+                failure.message,
+                count(tally.stored, "entry", "entries")
             );
             Err(failure.into())
         }

@@ -101,7 +101,7 @@ impl Failure {
         self.maybe_applied = self.is_passing() && (maybe_applied || self.maybe_applied);
         if self.maybe_applied && self.reason != "OUTCOME_UNKNOWN" {
             self.code = Code::DeadlineExceeded;
-            self.reason = "OUTCOME_UNKNOWN".to_owned();
+            "OUTCOME_UNKNOWN".clone_into(&mut self.reason);
             self.message = format!("it may or may not have been applied: {}", self.message);
         }
         self

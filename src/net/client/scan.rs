@@ -66,7 +66,7 @@ impl<'a> Scan<'a> {
             Ok(Ok(item)) => Ok(item),
             Ok(Err(status)) => {
                 let failure = Failure::of_status(&status, endpoint);
-                if failure.is_transport() {
+                if failure.is_passing() {
                     client.move_on().await;
                 }
                 Err(failure)
