@@ -123,6 +123,11 @@ func closed(what string) *Error {
 	return &Error{Code: codes.Canceled, Message: what + " is closed", cause: ErrClosed}
 }
 
+// notSent is told apart from an end during an attempt, which leaves a write's outcome open.
+func notSent(ended error) *Error {
+	return &Error{Code: status.FromContextError(ended).Code(), Message: "not sent: " + ended.Error(), cause: ended}
+}
+
 // failureOf turns what grpc reports into an Error. A failure that the store itself has not sent leaves a write's outcome open.
 func failureOf(ctx context.Context, err error, write bool) *Error {
 	if err == nil {

@@ -5,9 +5,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 const (
@@ -27,12 +26,12 @@ const (
 // invoke makes one unary call, with its deadline and retries.
 func invoke[Q, A any](
 	ctx context.Context, c *Client, kind kind, request Q,
-	method func(kvstorev1.KvServiceClient, context.Context, Q, ...grpc.CallOption) (A, error),
+	method func(pb.KvServiceClient, context.Context, Q, ...grpc.CallOption) (A, error),
 ) (A, error) {
-	ctx, cancel := c.deadline(ctx)
+	ctx, cancel := deadline(ctx, c.timeout)
 	defer cancel()
 	var answer A
-	err := c.retry(ctx, kind, func(service kvstorev1.KvServiceClient) (err error) {
+	err := c.retry(ctx, kind, func(service pb.KvServiceClient) (err error) {
 		answer, err = method(service, ctx, request)
 		return err
 	})
@@ -43,21 +42,20 @@ func invoke[Q, A any](
 	return answer, nil
 }
 
-// deadline gives the call the client's timeout where its context has no deadline.
-func (c *Client) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+// deadline gives a call its timeout where its context has no deadline.
+func deadline(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	if _, given := ctx.Deadline(); given {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, c.timeout)
+	return context.WithTimeout(ctx, timeout)
 }
 
 // retry makes attempts until one succeeds, fails for good, or there is no more time. The error is an *Error.
 //
 // Once an attempt may have applied a write, a later attempt that certainly did not does not change that: the outcome stays unknown.
-func (c *Client) retry(ctx context.Context, kind kind, attempt func(kvstorev1.KvServiceClient) error) error {
+func (c *Client) retry(ctx context.Context, kind kind, attempt func(pb.KvServiceClient) error) error {
 	if ended := endOf(ctx); ended != nil {
-		// Told apart from an end during the first attempt, which leaves a write's outcome open.
-		return &Error{Code: status.FromContextError(ended).Code(), Message: "the call was not sent: " + ended.Error(), cause: ended}
+		return notSent(ended)
 	}
 	unknown := false
 	for n := 1; ; n++ {
