@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
@@ -74,11 +76,49 @@ func TestAnEndpointThatStopsIsLeft(t *testing.T) {
 }
 
 func TestAnEndpointThatAnswersTooLateIsLeftByTheNextCall(t *testing.T) {
-	late := (&fake{onGet: func(ctx context.Context, _ *pb.GetRequest) (*pb.GetResponse, error) { return nil, silent(ctx) }}).start(t)
+	release := make(chan struct{})
+	late := (&fake{onGet: func(context.Context, *pb.GetRequest) (*pb.GetResponse, error) {
+		<-release
+		return nil, noLeader
+	}}).start(t)
+	defer close(release)
 	client, _ := connect(t, Config{Timeout: 200 * time.Millisecond}, late, answering("well").start(t))
 	_, err := client.Get(context.Background(), "a")
 	mustBe(t, err, nil)
 	if entry, err := client.Get(context.Background(), "a"); err != nil || entry.Key != "well" {
+		t.Fatalf("%v, %v", entry, err)
+	}
+}
+
+func TestAnEndpointThatSaysItIsLateIsLeftByTheNextCall(t *testing.T) {
+	late := failing(refusal(codes.DeadlineExceeded, "DEADLINE_EXCEEDED")).start(t)
+	client, _ := connect(t, Config{}, late, answering("well").start(t))
+	_, err := client.Get(context.Background(), "a")
+	if mustBe(t, err, nil); !errors.Is(err, context.DeadlineExceeded) || late.calls.Load() != 1 {
+		t.Fatalf("%v after %d calls", err, late.calls.Load())
+	}
+	if entry, err := client.Get(context.Background(), "a"); err != nil || entry.Key != "well" {
+		t.Fatalf("%v, %v", entry, err)
+	}
+}
+
+func TestACancelledCallKeepsItsEndpoint(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	first := answering("first")
+	answer := first.onGet
+	first.onGet = func(serving context.Context, request *pb.GetRequest) (*pb.GetResponse, error) {
+		if first.calls.Load() == 1 {
+			cancel()
+			return nil, silent(serving)
+		}
+		return answer(serving, request)
+	}
+	client, _ := connect(t, Config{}, first.start(t), answering("second").start(t))
+	_, err := client.Get(ctx, "a")
+	if mustBe(t, err, nil); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if entry, err := client.Get(context.Background(), "a"); err != nil || entry.Key != "first" {
 		t.Fatalf("%v, %v", entry, err)
 	}
 }
@@ -154,6 +194,31 @@ func TestAClosedClientSaysSo(t *testing.T) {
 	mustBe(t, err, ErrClosed)
 	if err := client.Close(); err != nil {
 		t.Fatalf("closing again: %v", err)
+	}
+}
+
+func TestClosingTheClientEndsItsStreams(t *testing.T) {
+	server := (&fake{onScan: func(request *pb.ScanRequest, stream grpc.ServerStreamingServer[pb.ScanResponse]) error {
+		_ = scanOf("a")(request, stream)
+		return silent(stream.Context())
+	}, onSession: breakAfter(2, nil)}).start(t)
+	client, _ := connect(t, Config{}, server)
+	session, err := client.Session(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := session.Get(context.Background(), "a")
+	for entry, err := range client.Scan(context.Background()) {
+		if entry != nil {
+			_ = client.Close()
+			continue
+		}
+		mustBe(t, err, ErrClosed)
+	}
+	_, err = get.Wait(context.Background())
+	mustBe(t, err, ErrClosed)
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -279,5 +344,40 @@ func TestOptionsReachTheServer(t *testing.T) {
 	}
 	if _, err := client.Put(context.Background(), "a", 1); err != nil || got.Ttl != nil || got.IfVersion != nil {
 		t.Fatalf("%v, %v", got, err)
+	}
+}
+
+func TestAnEndpointThatTakesConnectionsAndSaysNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	mute, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mute.Close()
+	client, _ := connect(t, Config{Endpoints: []string{mute.Addr().String()}}, answering("well").start(t))
+	if entry, err := client.Get(context.Background(), "a"); err != nil || entry.Key != "well" {
+		t.Fatalf("%v, %v", entry, err)
+	}
+}
+
+func TestAServerThatComesBackIsFoundByTheSameCall(t *testing.T) {
+	t.Parallel()
+	server := answering("back")
+	server.start(t)
+	client, _ := connect(t, Config{}, server)
+	if _, err := client.Get(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	server.server.Stop()
+	waits := 0
+	client.random = func(bound time.Duration) time.Duration { return bound / 2 }
+	client.sleep = func(ctx context.Context, wait time.Duration) {
+		if waits++; waits == 3 {
+			server.startAt(t, server.address)
+		}
+		sleep(ctx, wait)
+	}
+	if entry, err := client.Get(context.Background(), "a"); err != nil || entry.Key != "back" || waits < 3 {
+		t.Fatalf("%v, %v after %d waits", entry, err, waits)
 	}
 }

@@ -22,7 +22,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"github.com/kvstore/kvstore/clients/go"
+	kvstore "github.com/kvstore/kvstore/clients/go"
 )
 
 // What is in ../conformance; its README says what the fields mean. JSON values are compared as any, with numbers as json.Number.

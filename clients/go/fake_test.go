@@ -61,7 +61,12 @@ func (f *fake) Session(stream grpc.BidiStreamingServer[pb.SessionRequest, pb.Ses
 
 func (f *fake) start(t *testing.T) *fake {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	return f.startAt(t, "127.0.0.1:0")
+}
+
+func (f *fake) startAt(t *testing.T, address string) *fake {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}

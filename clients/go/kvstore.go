@@ -104,6 +104,15 @@ func (c *Client) Close() error {
 	return errors.Join(failures...)
 }
 
+// broken turns what ended a stream into an Error; closing the client is a reason of its own.
+func (c *Client) broken(ctx context.Context, err error, kind kind) *Error {
+	failure := failureOf(ctx, err, kind)
+	if failure.transport && failure.cause == nil && c.closed.Load() {
+		failure.cause = ErrClosed
+	}
+	return failure
+}
+
 func endpointsOf(config Config) []string {
 	if len(config.Endpoints) > 0 {
 		return config.Endpoints

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
@@ -246,5 +247,33 @@ func TestTheContextsDeadlineIsThatOfTheWholeScan(t *testing.T) {
 	defer cancel()
 	if err := firstError(client.Scan(ctx)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
+	}
+}
+
+func TestTheOptionsOfRangesReachTheServer(t *testing.T) {
+	var ranged *pb.RangeRequest
+	var scanned *pb.ScanRequest
+	client, _ := connect(t, Config{}, (&fake{
+		onRange: func(request *pb.RangeRequest) (*pb.RangeResponse, error) {
+			ranged = request
+			return &pb.RangeResponse{}, nil
+		},
+		onScan: func(request *pb.ScanRequest, _ grpc.ServerStreamingServer[pb.ScanResponse]) error {
+			scanned = request
+			return nil
+		},
+	}).start(t))
+	options := []Option{
+		WithPrefix("p"), WithStart("pa"), WithEnd("pz"), WithLimit(3), WithReverse(), WithKeysOnly(), WithConsistency(Stale),
+	}
+	if err := errors.Join(firstError(client.Range(context.Background(), options...)), firstError(client.Scan(context.Background(), options...))); err != nil {
+		t.Fatal(err)
+	}
+	prefix, limit, wide := "p", uint32(3), uint64(3)
+	if want := (&pb.RangeRequest{StartKey: "pa", EndKey: "pz", Prefix: &prefix, Limit: &limit, Reverse: true, KeysOnly: true, Consistency: Stale}); !proto.Equal(ranged, want) {
+		t.Errorf("range: %v, want %v", ranged, want)
+	}
+	if want := (&pb.ScanRequest{StartKey: "pa", EndKey: "pz", Prefix: &prefix, Limit: &wide, Reverse: true, KeysOnly: true, Consistency: Stale}); !proto.Equal(scanned, want) {
+		t.Errorf("scan: %v, want %v", scanned, want)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
@@ -65,18 +66,18 @@ func (c *Client) retry(ctx context.Context, kind kind, attempt func(pb.KvService
 			return failure
 		}
 		index := c.preferred.Load()
-		failure := failureOf(ctx, attempt(c.endpoints[index].service), kind == write)
+		failure := failureOf(ctx, attempt(c.endpoints[index].service), kind)
 		if failure == nil {
 			return nil
 		}
-		if failure.retryable() || failure.cause == context.DeadlineExceeded {
+		if failure.retryable() || failure.Code == codes.DeadlineExceeded {
 			// An endpoint that did not answer in time is no better for the next call than one that failed.
 			c.preferred.CompareAndSwap(index, (index+1)%uint32(len(c.endpoints)))
 		}
 		unknown = unknown || failure.unknown
 		failure.unknown = unknown && !failure.decided()
 		if !failure.retryable() || n > retriesMax || !c.wait(ctx, n, failure) {
-			return c.withClosed(failure)
+			return failure
 		}
 	}
 }
@@ -90,12 +91,4 @@ func (c *Client) wait(ctx context.Context, n int, failure *Error) bool {
 	c.sleep(ctx, wait)
 	failure.cause = endOf(ctx)
 	return failure.cause == nil
-}
-
-// withClosed gives the reason to a failure that came from closing the client.
-func (c *Client) withClosed(failure *Error) *Error {
-	if failure.transport && failure.cause == nil && c.closed.Load() {
-		failure.cause = ErrClosed
-	}
-	return failure
 }

@@ -34,7 +34,7 @@ func (c *Client) Scan(ctx context.Context, given ...Option) iter.Seq2[*Entry, er
 				return
 			}
 			if message, err = receive(watchdog, stream); err != nil && !errors.Is(err, io.EOF) {
-				err = c.withClosed(failureOf(ctx, err, false))
+				err = c.broken(ctx, err, read)
 			}
 		}
 		if !errors.Is(err, io.EOF) {
@@ -48,7 +48,6 @@ type scanStream = grpc.ServerStreamingClient[pb.ScanResponse]
 // openScan begins a scan and waits for its first message, as only that tells whether the server takes the request. io.EOF: nothing is
 // in the range.
 func (c *Client) openScan(ctx context.Context, watchdog *watchdog, request *pb.ScanRequest) (stream scanStream, first *pb.ScanResponse, err error) {
-	watchdog.start()
 	defer watchdog.stop()
 	empty := false
 	err = c.retry(ctx, read, func(service pb.KvServiceClient) (err error) {
@@ -79,14 +78,13 @@ type watchdog struct {
 	end     context.CancelCauseFunc
 }
 
-// watch gives ctx a watchdog, or, where it has a deadline, leaves that to end the stream. The watchdog is stopped at first.
+// watch gives ctx a watchdog, or, where it has a deadline, leaves that to end the stream. The watchdog runs already.
 func (c *Client) watch(ctx context.Context) (context.Context, *watchdog) {
 	_, given := ctx.Deadline()
 	ctx, end := context.WithCancelCause(ctx)
 	watchdog := &watchdog{timeout: c.timeout, end: end}
 	if !given {
 		watchdog.timer = time.AfterFunc(c.timeout, func() { end(context.DeadlineExceeded) })
-		watchdog.timer.Stop()
 	}
 	return ctx, watchdog
 }

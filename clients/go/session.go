@@ -61,7 +61,6 @@ func (c *Client) Session(ctx context.Context, given ...Option) (*Session, error)
 		return nil, err
 	}
 	ctx, watchdog := c.watch(ctx)
-	watchdog.start()
 	defer watchdog.stop()
 	var stream sessionStream
 	err = c.retry(ctx, read, func(service pb.KvServiceClient) (err error) {
@@ -177,7 +176,7 @@ func (s *Session) hand(answer *pb.SessionResponse) error {
 		return status.Errorf(codes.Internal, "the server answered the operation %d, which is not in flight", answer.GetId())
 	}
 	if refused := answer.GetStatus(); refused != nil {
-		started.finish(nil, fromStatus(status.FromProto(refused), started.kind == write))
+		started.finish(nil, fromStatus(status.FromProto(refused), started.kind))
 	} else {
 		started.finish(answer, nil)
 	}
@@ -194,10 +193,10 @@ func (s *Session) end(ctx context.Context, c *Client, err error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for id, started := range s.inFlight {
-		started.finish(nil, c.withClosed(failureOf(ctx, err, started.kind == write)))
+		started.finish(nil, c.broken(ctx, err, started.kind))
 		delete(s.inFlight, id)
 	}
-	s.failure = c.withClosed(failureOf(ctx, err, false))
+	s.failure = c.broken(ctx, err, read)
 	if orderly {
 		s.failure = closed("the session")
 	}
@@ -235,6 +234,6 @@ func (p *Pending[R]) Wait(ctx context.Context) (R, error) {
 	case <-p.operation.done:
 		return p.result(p.operation.answer, p.operation.err)
 	case <-ctx.Done():
-		return p.result(nil, failureOf(ctx, status.Error(codes.Canceled, "no answer yet"), p.operation.kind == write))
+		return p.result(nil, failureOf(ctx, status.Error(codes.Canceled, "no answer yet"), p.operation.kind))
 	}
 }

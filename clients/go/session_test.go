@@ -390,7 +390,14 @@ func TestASessionEndsWithItsContext(t *testing.T) {
 }
 
 func TestASessionServesManyGoroutines(t *testing.T) {
-	session := openSession(t, &fake{onSession: serveSession(echo)}, WithWindow(16))
+	last := uint64(0)
+	session := openSession(t, &fake{onSession: serveSession(func(request *pb.SessionRequest) *pb.SessionResponse {
+		if request.GetId() != last+1 {
+			t.Errorf("the operation %d came after %d", request.GetId(), last)
+		}
+		last = request.GetId()
+		return echo(request)
+	})}, WithWindow(16))
 	var group sync.WaitGroup
 	for worker := range 8 {
 		group.Add(1)

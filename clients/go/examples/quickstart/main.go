@@ -8,7 +8,7 @@ import (
 	"log"
 	"time"
 
-	"github.com/kvstore/kvstore/clients/go"
+	kvstore "github.com/kvstore/kvstore/clients/go"
 )
 
 type user struct {

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log"
 
-	"github.com/kvstore/kvstore/clients/go"
+	kvstore "github.com/kvstore/kvstore/clients/go"
 )
 
 func main() {

@@ -7,7 +7,7 @@ import (
 	"log"
 	"time"
 
-	"github.com/kvstore/kvstore/clients/go"
+	kvstore "github.com/kvstore/kvstore/clients/go"
 )
 
 func main() {
