@@ -7,7 +7,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 // Entry is one key as it is stored.
@@ -41,35 +41,18 @@ type stored interface {
 	GetRaw() []byte
 }
 
-func entryOf(message stored, isRaw bool) *Entry {
-	entry := &Entry{
-		Key: message.GetKey(), Version: message.GetVersion(), TTL: time.Duration(message.GetTtl()) * time.Second, Text: message.GetValue(),
+func entryOf(message stored) *Entry {
+	return &Entry{
+		Key: message.GetKey(), Version: message.GetVersion(), TTL: time.Duration(message.GetTtl()) * time.Second,
+		// Bytes that were received are never nil, even when there are none.
+		Text: message.GetValue(), Raw: message.GetRaw(),
 	}
-	if isRaw {
-		entry.Raw = append([]byte{}, message.GetRaw()...)
-	}
-	return entry
 }
 
-func entryOfGet(message *kvstorev1.GetResponse) *Entry {
-	_, isRaw := message.GetContent().(*kvstorev1.GetResponse_Raw)
-	return entryOf(message, isRaw)
-}
-
-func entryOfScan(message *kvstorev1.ScanResponse) *Entry {
-	_, isRaw := message.GetContent().(*kvstorev1.ScanResponse_Raw)
-	return entryOf(message, isRaw)
-}
-
-func entryOfItem(message *kvstorev1.Item) *Entry {
-	_, isRaw := message.GetContent().(*kvstorev1.Item_Raw)
-	return entryOf(message, isRaw)
-}
-
-func entriesOf(items []*kvstorev1.Item) []*Entry {
+func entriesOf(items []*pb.Item) []*Entry {
 	entries := make([]*Entry, len(items))
 	for i, item := range items {
-		entries[i] = entryOfItem(item)
+		entries[i] = entryOf(item)
 	}
 	return entries
 }

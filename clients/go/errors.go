@@ -44,8 +44,8 @@ const (
 	reasonVersionMismatch  = "VERSION_MISMATCH"
 )
 
-// Error is every failure of a call. Reach it with errors.As; compare with the sentinels of this package with errors.Is. Where the caller's
-// context ended the call, context.DeadlineExceeded or context.Canceled matches as well.
+// Error is every failure of a call. Reach it with errors.As; compare with the sentinels of this package with errors.Is. Where a deadline
+// passed or the caller cancelled, context.DeadlineExceeded or context.Canceled matches as well.
 type Error struct {
 	// Code is the gRPC code.
 	Code codes.Code
@@ -76,7 +76,7 @@ func (e *Error) Error() string {
 	return text + ": " + e.Message
 }
 
-// Is matches the sentinels of this package.
+// Is matches the sentinels of this package, and context.DeadlineExceeded for the server's deadline, too.
 func (e *Error) Is(target error) bool {
 	switch target {
 	case ErrOutcomeUnknown:
@@ -91,6 +91,8 @@ func (e *Error) Is(target error) bool {
 		return e.Code == codes.Unavailable && !e.unknown
 	case ErrCorruption:
 		return e.Code == codes.DataLoss && !e.unknown
+	case context.DeadlineExceeded:
+		return e.Code == codes.DeadlineExceeded
 	}
 	return false
 }
@@ -123,12 +125,17 @@ func closed(what string) *Error {
 	return &Error{Code: codes.Canceled, Message: what + " is closed", cause: ErrClosed}
 }
 
+// notSent is told apart from an end during an attempt, which leaves a write's outcome open.
+func notSent(ended error) *Error {
+	return &Error{Code: status.FromContextError(ended).Code(), Message: "not sent: " + ended.Error(), cause: ended}
+}
+
 // failureOf turns what grpc reports into an Error. A failure that the store itself has not sent leaves a write's outcome open.
-func failureOf(ctx context.Context, err error, write bool) *Error {
+func failureOf(ctx context.Context, err error, kind kind) *Error {
 	if err == nil {
 		return nil
 	}
-	failure := fromStatus(status.Convert(err), write)
+	failure := fromStatus(status.Convert(err), kind)
 	if ended := endOf(ctx); ended != nil && failure.transport {
 		failure.cause = ended
 		failure.Code = status.FromContextError(ended).Code()
@@ -138,14 +145,16 @@ func failureOf(ctx context.Context, err error, write bool) *Error {
 
 // endOf tells whether ctx is over, and why: its deadline (or one that this package set as the cause), or its cancellation.
 func endOf(ctx context.Context) error {
-	if context.Cause(ctx) == context.DeadlineExceeded {
+	// The server ends a call at the same moment, and its word may come before the context's own timer.
+	deadline, given := ctx.Deadline()
+	if given && !time.Now().Before(deadline) || context.Cause(ctx) == context.DeadlineExceeded {
 		return context.DeadlineExceeded
 	}
 	return ctx.Err()
 }
 
 // fromStatus reads a status and its details.
-func fromStatus(answer *status.Status, write bool) *Error {
+func fromStatus(answer *status.Status, kind kind) *Error {
 	failure := &Error{Code: answer.Code(), Message: answer.Message()}
 	for _, detail := range answer.Details() {
 		switch detail := detail.(type) {
@@ -158,7 +167,7 @@ func fromStatus(answer *status.Status, write bool) *Error {
 		}
 	}
 	failure.transport = failure.Reason == "" && mayBeTransport(failure.Code)
-	failure.unknown = failure.Reason == reasonOutcomeUnknown || write && failure.transport
+	failure.unknown = failure.Reason == reasonOutcomeUnknown || kind == write && failure.transport
 	return failure
 }
 

@@ -28,7 +28,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 const (
@@ -69,7 +69,7 @@ type Client struct {
 
 type endpoint struct {
 	connection *grpc.ClientConn
-	service    kvstorev1.KvServiceClient
+	service    pb.KvServiceClient
 }
 
 // New makes a client. It connects at the first call, so that it fails only for a wrong configuration.
@@ -87,7 +87,7 @@ func New(config Config) (*Client, error) {
 			_ = client.Close()
 			return nil, err
 		}
-		client.endpoints = append(client.endpoints, endpoint{connection, kvstorev1.NewKvServiceClient(connection)})
+		client.endpoints = append(client.endpoints, endpoint{connection, pb.NewKvServiceClient(connection)})
 	}
 	return client, nil
 }
@@ -102,6 +102,15 @@ func (c *Client) Close() error {
 		}
 	}
 	return errors.Join(failures...)
+}
+
+// broken turns what ended a stream into an Error; closing the client is a reason of its own.
+func (c *Client) broken(ctx context.Context, err error, kind kind) *Error {
+	failure := failureOf(ctx, err, kind)
+	if failure.transport && failure.cause == nil && c.closed.Load() {
+		failure.cause = ErrClosed
+	}
+	return failure
 }
 
 func endpointsOf(config Config) []string {

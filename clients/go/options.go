@@ -4,7 +4,7 @@ import (
 	"math"
 	"time"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 // Option changes one call. Each says which calls take it; any other call refuses it, so that nothing is silently ignored.
@@ -76,15 +76,15 @@ func WithRequestID(id string) Option {
 }
 
 // Consistency is how fresh a read must be.
-type Consistency = kvstorev1.Consistency
+type Consistency = pb.Consistency
 
 const (
 	// Linearizable sees every write that was acknowledged before the read began. The default.
-	Linearizable = kvstorev1.Consistency_CONSISTENCY_LINEARIZABLE
+	Linearizable = pb.Consistency_CONSISTENCY_LINEARIZABLE
 	// Stale answers from the copy at hand, which may lag behind.
-	Stale = kvstorev1.Consistency_CONSISTENCY_STALE
+	Stale = pb.Consistency_CONSISTENCY_STALE
 	// Lease answers from the leader's lease; refused unless the operator has switched leases on.
-	Lease = kvstorev1.Consistency_CONSISTENCY_LEASE
+	Lease = pb.Consistency_CONSISTENCY_LEASE
 )
 
 // WithConsistency says how fresh the answer must be. For all reads.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"iter"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 // What the server takes when a page's limit is left open.
@@ -20,18 +20,18 @@ func (c *Client) Range(ctx context.Context, given ...Option) iter.Seq2[*Entry, e
 			yield(nil, err)
 			return
 		}
-		request := &kvstorev1.RangeRequest{
+		request := &pb.RangeRequest{
 			StartKey: o.start, EndKey: o.end, Prefix: o.prefix, Reverse: o.reverse, KeysOnly: o.keysOnly, Consistency: o.consistency,
 		}
 		for left := o.limit; ; {
 			request.Limit = pageLimit(left, o.pageSize)
-			page, err := invoke(ctx, c, read, request, kvstorev1.KvServiceClient.Range)
+			page, err := invoke(ctx, c, read, request, pb.KvServiceClient.Range)
 			if err != nil {
 				yield(nil, err)
 				return
 			}
 			for _, item := range page.GetItems() {
-				if !yield(entryOfItem(item), nil) {
+				if !yield(entryOf(item), nil) {
 					return
 				}
 			}

@@ -4,12 +4,12 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 // The requests of single operations, the same for calls and sessions.
 
-func putJSON(key string, value any, given []Option) (*kvstorev1.PutRequest, error) {
+func putJSON(key string, value any, given []Option) (*pb.PutRequest, error) {
 	text, err := encode(value)
 	if err != nil {
 		return nil, err
@@ -17,7 +17,7 @@ func putJSON(key string, value any, given []Option) (*kvstorev1.PutRequest, erro
 	return putText(key, text, given)
 }
 
-func putText(key, text string, given []Option) (*kvstorev1.PutRequest, error) {
+func putText(key, text string, given []Option) (*pb.PutRequest, error) {
 	if err := checkText(reasonInvalidJSON, "the value", text); err != nil {
 		return nil, err
 	}
@@ -25,35 +25,35 @@ func putText(key, text string, given []Option) (*kvstorev1.PutRequest, error) {
 	if err != nil {
 		return nil, err
 	}
-	request.Content = &kvstorev1.PutRequest_Value{Value: text}
+	request.Content = &pb.PutRequest_Value{Value: text}
 	return request, nil
 }
 
-func putRaw(key string, raw []byte, given []Option) (*kvstorev1.PutRequest, error) {
+func putRaw(key string, raw []byte, given []Option) (*pb.PutRequest, error) {
 	request, err := put(key, given)
 	if err != nil {
 		return nil, err
 	}
-	request.Content = &kvstorev1.PutRequest_Raw{Raw: raw}
+	request.Content = &pb.PutRequest_Raw{Raw: raw}
 	return request, nil
 }
 
-func put(key string, given []Option) (*kvstorev1.PutRequest, error) {
+func put(key string, given []Option) (*pb.PutRequest, error) {
 	o, err := single(callPut, key, given)
-	return &kvstorev1.PutRequest{Key: key, Ttl: o.ttl, IfVersion: o.ifVersion, RequestId: o.requestID}, err
+	return &pb.PutRequest{Key: key, Ttl: o.ttl, IfVersion: o.ifVersion, RequestId: o.requestID}, err
 }
 
-func get(key string, given []Option) (*kvstorev1.GetRequest, error) {
+func get(key string, given []Option) (*pb.GetRequest, error) {
 	o, err := single(callGet, key, given)
-	return &kvstorev1.GetRequest{Key: key, Consistency: o.consistency}, err
+	return &pb.GetRequest{Key: key, Consistency: o.consistency}, err
 }
 
-func remove(key string, given []Option) (*kvstorev1.DeleteRequest, error) {
+func remove(key string, given []Option) (*pb.DeleteRequest, error) {
 	o, err := single(callDelete, key, given)
-	return &kvstorev1.DeleteRequest{Key: key, IfVersion: o.ifVersion, RequestId: o.requestID}, err
+	return &pb.DeleteRequest{Key: key, IfVersion: o.ifVersion, RequestId: o.requestID}, err
 }
 
-func batchPutJSON(entries map[string]any, given []Option) (*kvstorev1.BatchPutRequest, error) {
+func batchPutJSON(entries map[string]any, given []Option) (*pb.BatchPutRequest, error) {
 	texts := make(map[string]string, len(entries))
 	for key, value := range entries {
 		text, err := encode(value)
@@ -65,7 +65,7 @@ func batchPutJSON(entries map[string]any, given []Option) (*kvstorev1.BatchPutRe
 	return batchPutText(texts, given)
 }
 
-func batchPutText(entries map[string]string, given []Option) (*kvstorev1.BatchPutRequest, error) {
+func batchPutText(entries map[string]string, given []Option) (*pb.BatchPutRequest, error) {
 	for key, text := range entries {
 		if err := checkText(reasonInvalidJSON, "the value", text); err != nil {
 			return nil, err
@@ -75,15 +75,15 @@ func batchPutText(entries map[string]string, given []Option) (*kvstorev1.BatchPu
 		}
 	}
 	o, err := checked(callBatchPut, given)
-	return &kvstorev1.BatchPutRequest{Entries: entries, Ttl: o.ttl, RequestId: o.requestID}, err
+	return &pb.BatchPutRequest{Entries: entries, Ttl: o.ttl, RequestId: o.requestID}, err
 }
 
-func batchGet(keys []string, given []Option) (*kvstorev1.BatchGetRequest, error) {
+func batchGet(keys []string, given []Option) (*pb.BatchGetRequest, error) {
 	if err := checkText(reasonInvalidKey, "the key", keys...); err != nil {
 		return nil, err
 	}
 	o, err := checked(callBatchGet, given)
-	return &kvstorev1.BatchGetRequest{Keys: keys, Consistency: o.consistency}, err
+	return &pb.BatchGetRequest{Keys: keys, Consistency: o.consistency}, err
 }
 
 // single checks the key and the options of an operation on one key.

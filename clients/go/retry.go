@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/codes"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 const (
@@ -27,12 +27,12 @@ const (
 // invoke makes one unary call, with its deadline and retries.
 func invoke[Q, A any](
 	ctx context.Context, c *Client, kind kind, request Q,
-	method func(kvstorev1.KvServiceClient, context.Context, Q, ...grpc.CallOption) (A, error),
+	method func(pb.KvServiceClient, context.Context, Q, ...grpc.CallOption) (A, error),
 ) (A, error) {
-	ctx, cancel := c.deadline(ctx)
+	ctx, cancel := deadline(ctx, c.timeout)
 	defer cancel()
 	var answer A
-	err := c.retry(ctx, kind, func(service kvstorev1.KvServiceClient) (err error) {
+	err := c.retry(ctx, kind, func(service pb.KvServiceClient) (err error) {
 		answer, err = method(service, ctx, request)
 		return err
 	})
@@ -43,21 +43,20 @@ func invoke[Q, A any](
 	return answer, nil
 }
 
-// deadline gives the call the client's timeout where its context has no deadline.
-func (c *Client) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+// deadline gives a call its timeout where its context has no deadline.
+func deadline(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
 	if _, given := ctx.Deadline(); given {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, c.timeout)
+	return context.WithTimeout(ctx, timeout)
 }
 
 // retry makes attempts until one succeeds, fails for good, or there is no more time. The error is an *Error.
 //
 // Once an attempt may have applied a write, a later attempt that certainly did not does not change that: the outcome stays unknown.
-func (c *Client) retry(ctx context.Context, kind kind, attempt func(kvstorev1.KvServiceClient) error) error {
+func (c *Client) retry(ctx context.Context, kind kind, attempt func(pb.KvServiceClient) error) error {
 	if ended := endOf(ctx); ended != nil {
-		// Told apart from an end during the first attempt, which leaves a write's outcome open.
-		return &Error{Code: status.FromContextError(ended).Code(), Message: "the call was not sent: " + ended.Error(), cause: ended}
+		return notSent(ended)
 	}
 	unknown := false
 	for n := 1; ; n++ {
@@ -67,18 +66,18 @@ func (c *Client) retry(ctx context.Context, kind kind, attempt func(kvstorev1.Kv
 			return failure
 		}
 		index := c.preferred.Load()
-		failure := failureOf(ctx, attempt(c.endpoints[index].service), kind == write)
+		failure := failureOf(ctx, attempt(c.endpoints[index].service), kind)
 		if failure == nil {
 			return nil
 		}
-		if failure.retryable() || failure.cause == context.DeadlineExceeded {
+		if failure.retryable() || failure.Code == codes.DeadlineExceeded {
 			// An endpoint that did not answer in time is no better for the next call than one that failed.
 			c.preferred.CompareAndSwap(index, (index+1)%uint32(len(c.endpoints)))
 		}
 		unknown = unknown || failure.unknown
 		failure.unknown = unknown && !failure.decided()
 		if !failure.retryable() || n > retriesMax || !c.wait(ctx, n, failure) {
-			return c.withClosed(failure)
+			return failure
 		}
 	}
 }
@@ -92,12 +91,4 @@ func (c *Client) wait(ctx context.Context, n int, failure *Error) bool {
 	c.sleep(ctx, wait)
 	failure.cause = endOf(ctx)
 	return failure.cause == nil
-}
-
-// withClosed gives the reason to a failure that came from closing the client.
-func (c *Client) withClosed(failure *Error) *Error {
-	if failure.transport && failure.cause == nil && c.closed.Load() {
-		failure.cause = ErrClosed
-	}
-	return failure
 }

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 // Scan gives the entries of a range in order, over one stream of the server; leaving the loop closes it. Where the context has no
@@ -23,18 +23,18 @@ func (c *Client) Scan(ctx context.Context, given ...Option) iter.Seq2[*Entry, er
 			yield(nil, err)
 			return
 		}
-		request := &kvstorev1.ScanRequest{
+		request := &pb.ScanRequest{
 			StartKey: o.start, EndKey: o.end, Prefix: o.prefix, Limit: o.limit, Reverse: o.reverse, KeysOnly: o.keysOnly, Consistency: o.consistency,
 		}
 		ctx, watchdog := c.watch(ctx)
 		defer watchdog.cancel()
 		stream, message, err := c.openScan(ctx, watchdog, request)
 		for err == nil {
-			if !yield(entryOfScan(message), nil) {
+			if !yield(entryOf(message), nil) {
 				return
 			}
 			if message, err = receive(watchdog, stream); err != nil && !errors.Is(err, io.EOF) {
-				err = c.withClosed(failureOf(ctx, err, false))
+				err = c.broken(ctx, err, read)
 			}
 		}
 		if !errors.Is(err, io.EOF) {
@@ -43,15 +43,14 @@ func (c *Client) Scan(ctx context.Context, given ...Option) iter.Seq2[*Entry, er
 	}
 }
 
-type scanStream = grpc.ServerStreamingClient[kvstorev1.ScanResponse]
+type scanStream = grpc.ServerStreamingClient[pb.ScanResponse]
 
 // openScan begins a scan and waits for its first message, as only that tells whether the server takes the request. io.EOF: nothing is
 // in the range.
-func (c *Client) openScan(ctx context.Context, watchdog *watchdog, request *kvstorev1.ScanRequest) (stream scanStream, first *kvstorev1.ScanResponse, err error) {
-	watchdog.start()
+func (c *Client) openScan(ctx context.Context, watchdog *watchdog, request *pb.ScanRequest) (stream scanStream, first *pb.ScanResponse, err error) {
 	defer watchdog.stop()
 	empty := false
-	err = c.retry(ctx, read, func(service kvstorev1.KvServiceClient) (err error) {
+	err = c.retry(ctx, read, func(service pb.KvServiceClient) (err error) {
 		if stream, err = service.Scan(ctx, request); err != nil {
 			return err
 		}
@@ -66,7 +65,7 @@ func (c *Client) openScan(ctx context.Context, watchdog *watchdog, request *kvst
 	return stream, first, err
 }
 
-func receive(watchdog *watchdog, stream scanStream) (*kvstorev1.ScanResponse, error) {
+func receive(watchdog *watchdog, stream scanStream) (*pb.ScanResponse, error) {
 	watchdog.start()
 	defer watchdog.stop()
 	return stream.Recv()
@@ -79,14 +78,13 @@ type watchdog struct {
 	end     context.CancelCauseFunc
 }
 
-// watch gives ctx a watchdog, or, where it has a deadline, leaves that to end the stream. The watchdog is stopped at first.
+// watch gives ctx a watchdog, or, where it has a deadline, leaves that to end the stream. The watchdog runs already.
 func (c *Client) watch(ctx context.Context) (context.Context, *watchdog) {
 	_, given := ctx.Deadline()
 	ctx, end := context.WithCancelCause(ctx)
 	watchdog := &watchdog{timeout: c.timeout, end: end}
 	if !given {
 		watchdog.timer = time.AfterFunc(c.timeout, func() { end(context.DeadlineExceeded) })
-		watchdog.timer.Stop()
 	}
 	return ctx, watchdog
 }

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	kvstorev1 "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
+	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
 // Where more operations in flight brought no more speed.
@@ -43,13 +43,13 @@ type Session struct {
 	ended chan struct{}
 }
 
-type sessionStream = grpc.BidiStreamingClient[kvstorev1.SessionRequest, kvstorev1.SessionResponse]
+type sessionStream = grpc.BidiStreamingClient[pb.SessionRequest, pb.SessionResponse]
 
 // operation is one that was started.
 type operation struct {
 	kind   kind
 	done   chan struct{} // closed when answer and err are set
-	answer *kvstorev1.SessionResponse
+	answer *pb.SessionResponse
 	err    error
 }
 
@@ -61,10 +61,9 @@ func (c *Client) Session(ctx context.Context, given ...Option) (*Session, error)
 		return nil, err
 	}
 	ctx, watchdog := c.watch(ctx)
-	watchdog.start()
 	defer watchdog.stop()
 	var stream sessionStream
-	err = c.retry(ctx, read, func(service kvstorev1.KvServiceClient) (err error) {
+	err = c.retry(ctx, read, func(service pb.KvServiceClient) (err error) {
 		if stream, err = service.Session(ctx); err != nil {
 			return err
 		}
@@ -113,7 +112,7 @@ func (s *Session) Close() error {
 }
 
 // start sends an operation; blocks while the window is full.
-func (s *Session) start(ctx context.Context, kind kind, request *kvstorev1.SessionRequest, err error) *operation {
+func (s *Session) start(ctx context.Context, kind kind, request *pb.SessionRequest, err error) *operation {
 	started := &operation{kind: kind, done: make(chan struct{})}
 	if err != nil {
 		return started.finish(nil, err)
@@ -123,8 +122,7 @@ func (s *Session) start(ctx context.Context, kind kind, request *kvstorev1.Sessi
 	case <-s.ended:
 		return started.finish(nil, s.failure)
 	case <-ctx.Done():
-		ended := endOf(ctx)
-		return started.finish(nil, &Error{Code: status.FromContextError(ended).Code(), Message: "the operation was not sent: " + ended.Error(), cause: ended})
+		return started.finish(nil, notSent(endOf(ctx)))
 	}
 	s.sending.Lock()
 	defer s.sending.Unlock()
@@ -142,7 +140,7 @@ func (s *Session) start(ctx context.Context, kind kind, request *kvstorev1.Sessi
 }
 
 // register gives an operation the id by which its answer is known.
-func (s *Session) register(request *kvstorev1.SessionRequest, started *operation) error {
+func (s *Session) register(request *pb.SessionRequest, started *operation) error {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if s.failure != nil {
@@ -169,7 +167,7 @@ func (s *Session) receive(ctx context.Context, c *Client) {
 }
 
 // hand gives an answer to its operation.
-func (s *Session) hand(answer *kvstorev1.SessionResponse) error {
+func (s *Session) hand(answer *pb.SessionResponse) error {
 	s.mutex.Lock()
 	started := s.inFlight[answer.GetId()]
 	delete(s.inFlight, answer.GetId())
@@ -178,7 +176,7 @@ func (s *Session) hand(answer *kvstorev1.SessionResponse) error {
 		return status.Errorf(codes.Internal, "the server answered the operation %d, which is not in flight", answer.GetId())
 	}
 	if refused := answer.GetStatus(); refused != nil {
-		started.finish(nil, fromStatus(status.FromProto(refused), started.kind == write))
+		started.finish(nil, fromStatus(status.FromProto(refused), started.kind))
 	} else {
 		started.finish(answer, nil)
 	}
@@ -195,10 +193,10 @@ func (s *Session) end(ctx context.Context, c *Client, err error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for id, started := range s.inFlight {
-		started.finish(nil, c.withClosed(failureOf(ctx, err, started.kind == write)))
+		started.finish(nil, c.broken(ctx, err, started.kind))
 		delete(s.inFlight, id)
 	}
-	s.failure = c.withClosed(failureOf(ctx, err, false))
+	s.failure = c.broken(ctx, err, read)
 	if orderly {
 		s.failure = closed("the session")
 	}
@@ -206,8 +204,36 @@ func (s *Session) end(ctx context.Context, c *Client, err error) {
 	close(s.ended)
 }
 
-func (o *operation) finish(answer *kvstorev1.SessionResponse, err error) *operation {
+func (o *operation) finish(answer *pb.SessionResponse, err error) *operation {
 	o.answer, o.err = answer, err
 	close(o.done)
 	return o
+}
+
+// Pending is the answer that an operation of a session will have.
+type Pending[R any] struct {
+	operation *operation
+	timeout   time.Duration
+	result    func(*pb.SessionResponse, error) (R, error)
+}
+
+// Done is closed when the answer is there.
+func (p *Pending[R]) Done() <-chan struct{} { return p.operation.done }
+
+// Wait gives the answer once it is there. Where ctx has no deadline it waits at most [Config.Timeout]; giving up leaves a write's outcome
+// unknown and the session as it is. May be called again.
+func (p *Pending[R]) Wait(ctx context.Context) (R, error) {
+	select {
+	case <-p.operation.done:
+		return p.result(p.operation.answer, p.operation.err)
+	default:
+	}
+	ctx, cancel := deadline(ctx, p.timeout)
+	defer cancel()
+	select {
+	case <-p.operation.done:
+		return p.result(p.operation.answer, p.operation.err)
+	case <-ctx.Done():
+		return p.result(nil, failureOf(ctx, status.Error(codes.Canceled, "no answer yet"), p.operation.kind))
+	}
 }
