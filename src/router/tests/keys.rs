@@ -212,8 +212,12 @@ async fn batch_whose_deadline_passes_is_unknown_only_when_some_shard_has_begun()
     assert_eq!(error.reason(), Reason::Overloaded);
     assert!(error.message().contains("not applied"), "{error}");
     // One shard is through with it, the other has it in its queue.
+    let begun =
+        bench.router.batch_put(entries.clone(), None, None, deadline()).expect("room in both");
     bench.gates[0].release();
-    let error = bench.batch_put(entries.clone()).await.expect_err("too late");
+    // The parked write's, then the batch's: the paused clock passes the deadline as soon as this test waits for an answer.
+    bench.gates[0].wait_for_syncs(2);
+    let error = begun.await.expect_err("too late");
     assert_eq!(error.reason(), Reason::OutcomeUnknown);
     bench.gates[1].release();
     for parked in parked {

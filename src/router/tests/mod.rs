@@ -23,6 +23,15 @@ struct Bench {
     _committers: Vec<Committer>,
 }
 
+impl Drop for Bench {
+    /// A test that failed must not leave its committers waiting for a sync.
+    fn drop(&mut self) {
+        for gate in &self.gates {
+            gate.release();
+        }
+    }
+}
+
 impl Bench {
     fn new(shards: u32) -> Self {
         let clock = ManualClock::new(NOON);
