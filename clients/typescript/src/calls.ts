@@ -1,7 +1,6 @@
 // How a call finds its answer: endpoints with failover, one deadline over all attempts, retries with full jitter.
 //
-// A call goes to the endpoint that answered last. After a failure that may be retried, or when no answer came at all, the next
-// endpoint is taken.
+// Calls stay with the endpoint that answers. After a failure that may be retried, or when no answer came at all, the next one is taken.
 
 import { createClient, type CallOptions as AttemptOptions, type Client, type Transport } from "@connectrpc/connect";
 
@@ -115,9 +114,7 @@ export class Calls {
       const stub = this.#stub(endpoint);
       let failure: Failure;
       try {
-        const answer = await attempt(stub, attemptOptions(signal, deadline - this.#clock.now()));
-        this.#current = endpoint;
-        return answer;
+        return await attempt(stub, attemptOptions(signal, deadline - this.#clock.now()));
       } catch (thrown) {
         if (signal?.aborted) {
           throw unknown ?? cancelled(signal, write);
