@@ -119,14 +119,15 @@ export class Calls {
         if (signal?.aborted) {
           throw unknown ?? cancelled(signal, write);
         }
-        failure = failureOf(thrown, write);
+        failure = failureOf(thrown, write, this.#clock.now() >= deadline);
       }
       const { error } = failure;
       if (write && error.kind === "outcome-unknown") {
         unknown ??= error;
       }
       const retryable = error.kind === "unavailable" || error.kind === "overloaded" || error.kind === "outcome-unknown";
-      if ((retryable || !failure.answered) && this.#current === endpoint) {
+      const silent = !failure.answered || error.code === "DEADLINE_EXCEEDED";
+      if ((retryable || silent) && this.#current === endpoint) {
         this.#current = (endpoint + 1) % this.#endpoints.length;
       }
       const waitMs = Math.max(backoffMs(retries, this.#clock.random()), failure.retryAfterMs);

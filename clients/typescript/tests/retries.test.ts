@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 
 import { backoffMs, SYSTEM_CLOCK, type Clock } from "../src/calls.js";
 import { Client, KvError } from "../src/node.js";
@@ -253,6 +253,31 @@ for (const transport of ["grpc", "grpc-web"] as const) {
     assert.deepEqual([late.kind, late.code], ["other", "CANCELLED"], "this one was never sent");
   });
 }
+
+test("what breaks when the deadline has passed is the deadline, and its endpoint is left", async () => {
+  let now = 0;
+  const clock: Clock = { now: () => now, random: () => 1, sleep: async () => undefined };
+  const late = (code: Code): Handlers => ({
+    get: () => {
+      now += 6_000;
+      throw new ConnectError("timeout expired", code);
+    },
+  });
+  await using first = await fake(late(Code.Canceled));
+  await using second = await fake({
+    get: () => {
+      throw refusal(Code.DeadlineExceeded, "DEADLINE_EXCEEDED");
+    },
+  });
+  using client = new TestClient({ endpoints: [first.url, second.url] }, clock);
+  const asked: string[] = [];
+  for (let n = 0; n < 3; n++) {
+    const error = await failureOf(client.get("a"));
+    assert.deepEqual([error.kind, error.code], ["other", "DEADLINE_EXCEEDED"]);
+    asked.push(error.reason);
+  }
+  assert.deepEqual(asked, ["", "DEADLINE_EXCEEDED", ""]);
+});
 
 test("a signal ends the wait before a retry", { timeout: 10_000 }, async () => {
   const { handlers, ids } = puts(noLeader(60_000));
