@@ -1,7 +1,6 @@
 // How a call finds its answer: endpoints with failover, one deadline over all attempts, retries with full jitter.
 //
-// A call goes to the endpoint that answered last. After a failure that may be retried, or when no answer came at all, the next
-// endpoint is taken.
+// Calls stay with the endpoint that answers. After a failure that may be retried, or when no answer came at all, the next one is taken.
 
 import { createClient, type CallOptions as AttemptOptions, type Client, type Transport } from "@connectrpc/connect";
 
@@ -115,21 +114,20 @@ export class Calls {
       const stub = this.#stub(endpoint);
       let failure: Failure;
       try {
-        const answer = await attempt(stub, attemptOptions(signal, deadline - this.#clock.now()));
-        this.#current = endpoint;
-        return answer;
+        return await attempt(stub, attemptOptions(signal, deadline - this.#clock.now()));
       } catch (thrown) {
         if (signal?.aborted) {
           throw unknown ?? cancelled(signal, write);
         }
-        failure = failureOf(thrown, write);
+        failure = failureOf(thrown, write, this.#clock.now() >= deadline);
       }
       const { error } = failure;
       if (write && error.kind === "outcome-unknown") {
         unknown ??= error;
       }
       const retryable = error.kind === "unavailable" || error.kind === "overloaded" || error.kind === "outcome-unknown";
-      if ((retryable || !failure.answered) && this.#current === endpoint) {
+      const silent = !failure.answered || error.code === "DEADLINE_EXCEEDED";
+      if ((retryable || silent) && this.#current === endpoint) {
         this.#current = (endpoint + 1) % this.#endpoints.length;
       }
       const waitMs = Math.max(backoffMs(retries, this.#clock.random()), failure.retryAfterMs);

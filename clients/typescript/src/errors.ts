@@ -89,12 +89,15 @@ export interface Failure {
   readonly answered: boolean;
 }
 
-/** Makes sense of whatever an attempt has thrown. `write` says whether the attempt could have changed anything. */
-export function failureOf(thrown: unknown, write: boolean): Failure {
+/**
+ * Makes sense of whatever an attempt has thrown. `write`: the attempt could have changed something. `late`: the deadline has passed; the
+ * server and what is between give up at the same moment as this side, and their words for it may come first.
+ */
+export function failureOf(thrown: unknown, write: boolean, late = false): Failure {
   const cause = ConnectError.from(thrown);
   const info = cause.findDetails(ErrorInfoSchema).find((info) => info.domain === DOMAIN);
   if (info === undefined) {
-    return { error: bare(cause, write), retryAfterMs: 0, answered: false };
+    return { error: bare(cause, late ? Code.DeadlineExceeded : cause.code, write), retryAfterMs: 0, answered: false };
   }
   const delay = cause.findDetails(RetryInfoSchema)[0]?.retryDelay;
   const retryAfterMs = delay === undefined ? 0 : Number(delay.seconds) * 1000 + delay.nanos / 1e6;
@@ -124,10 +127,10 @@ function kindOf(code: Code, reason: string): KvErrorKind {
  * A failure that no kvstore server has answered. What broke on the way says nothing about a write: it may have arrived.
  * Refusals (a proxy that wants a login, a port that serves something else) are no such failures.
  */
-function bare(cause: ConnectError, write: boolean): KvError {
+function bare(cause: ConnectError, code: Code, write: boolean): KvError {
   const fail = (kind: KvErrorKind, code: KvErrorCode): KvError =>
     new KvError(kind, code, "", cause.rawMessage, {}, { cause });
-  switch (cause.code) {
+  switch (code) {
     case Code.DeadlineExceeded:
       return fail(write ? "outcome-unknown" : "other", "DEADLINE_EXCEEDED");
     case Code.ResourceExhausted:
@@ -141,6 +144,6 @@ function bare(cause: ConnectError, write: boolean): KvError {
     case Code.Canceled:
       return fail(write ? "outcome-unknown" : "unavailable", "UNAVAILABLE");
     default:
-      return fail(kindOf(cause.code, ""), CODES[cause.code]);
+      return fail(kindOf(code, ""), CODES[code]);
   }
 }

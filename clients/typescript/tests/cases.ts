@@ -1,8 +1,8 @@
-// Runs one case of ../conformance against a client. The same code runs in Node and in the browser, so it uses neither's own things.
+// Runs one case of ../conformance against a client. The same code runs in Node and, served as it is, in the browser: it imports nothing.
 
 import type { BaseClient } from "../src/client.js";
 import type { Entry } from "../src/entry.js";
-import { KvError } from "../src/errors.js";
+import type { KvError } from "../src/errors.js";
 
 export interface Case {
   name: string;
@@ -26,10 +26,10 @@ export async function runCase(client: BaseClient, { steps }: Case): Promise<void
     try {
       result = await perform(client, op, given, kept);
     } catch (thrown) {
-      if (thrown instanceof KvError && error?.["code"] === thrown.code && error["reason"] === thrown.reason) {
+      if (isKvError(thrown) && error?.["code"] === thrown.code && error["reason"] === thrown.reason) {
         continue;
       }
-      const what = thrown instanceof KvError ? `${thrown.code} ${thrown.reason}: ${thrown.message}` : String(thrown);
+      const what = isKvError(thrown) ? `${thrown.code} ${thrown.reason}: ${thrown.message}` : String(thrown);
       throw new Error(`${at}: expected ${shown(error ?? expect)}, got ${what}`, { cause: thrown });
     }
     if (error !== undefined) {
@@ -37,6 +37,10 @@ export async function runCase(client: BaseClient, { steps }: Case): Promise<void
     }
     compare(expect, result, kept, `${at}: result`);
   }
+}
+
+function isKvError(thrown: unknown): thrown is KvError {
+  return thrown instanceof Error && thrown.name === "KvError";
 }
 
 async function perform(client: BaseClient, op: string, given: Fields, kept: Map<string, Json>): Promise<Json> {

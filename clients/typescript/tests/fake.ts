@@ -64,9 +64,9 @@ export async function deadUrl(): Promise<string> {
 }
 
 /** An error as the server sends it. */
-export function refusal(code: Code, reason: string, retryAfterMs?: number): ConnectError {
+export function refusal(code: Code, reason: string, retryAfterMs?: number, domain = "kvstore"): ConnectError {
   const error = new ConnectError(`refused with ${reason}`, code);
-  error.details.push({ desc: ErrorInfoSchema, value: { reason, domain: "kvstore", metadata: { max: "7" } } });
+  error.details.push({ desc: ErrorInfoSchema, value: { reason, domain, metadata: { max: "7" } } });
   if (retryAfterMs !== undefined) {
     const retryDelay = { seconds: BigInt(Math.floor(retryAfterMs / 1000)), nanos: (retryAfterMs % 1000) * 1e6 };
     error.details.push({ desc: RetryInfoSchema, value: { retryDelay } });

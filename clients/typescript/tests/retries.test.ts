@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 
-import { backoffMs } from "../src/calls.js";
+import { backoffMs, SYSTEM_CLOCK, type Clock } from "../src/calls.js";
 import { Client, KvError } from "../src/node.js";
 import { deadUrl, fake, hang, refusal, TestClient, TestClock, type Handlers } from "./fake.js";
 
@@ -223,7 +223,7 @@ for (const transport of ["grpc", "grpc-web"] as const) {
     };
     const good = puts(1n);
     await using first = await fake(hanging, transport);
-    await using second = await fake({ ...good.handlers, get: hang }, transport);
+    await using second = await fake({ ...good.handlers, get: hang, stats: () => ({ node: "second" }) }, transport);
     using client = new Client({ endpoints: [first.url, second.url], transport, timeoutMs: 60_000 });
 
     const write = await failureOf(client.put("a", 1, { timeoutMs: 80 }));
@@ -233,6 +233,8 @@ for (const transport of ["grpc", "grpc-web"] as const) {
 
     const read = await failureOf(client.get("a", { timeoutMs: 80 }));
     assert.deepEqual([read.kind, read.code], ["other", "DEADLINE_EXCEEDED"]);
+    // The second has not answered that one: the next call goes to the first again, and from there, as it serves no stats ...
+    assert.equal((await failureOf(client.stats())).code, "UNIMPLEMENTED");
   });
 
   test(`${transport}: a signal cancels the call; a write that was on its way is unknown`, async () => {
@@ -252,19 +254,56 @@ for (const transport of ["grpc", "grpc-web"] as const) {
   });
 }
 
-test("a signal ends the wait before a retry", async () => {
+test("what breaks when the deadline has passed is the deadline, and its endpoint is left", async () => {
+  let now = 0;
+  const clock: Clock = { now: () => now, random: () => 1, sleep: async () => undefined };
+  const late = (code: Code): Handlers => ({
+    get: () => {
+      now += 6_000;
+      throw new ConnectError("timeout expired", code);
+    },
+  });
+  await using first = await fake(late(Code.Canceled));
+  await using second = await fake({
+    get: () => {
+      throw refusal(Code.DeadlineExceeded, "DEADLINE_EXCEEDED");
+    },
+  });
+  using client = new TestClient({ endpoints: [first.url, second.url] }, clock);
+  const asked: string[] = [];
+  for (let n = 0; n < 3; n++) {
+    const error = await failureOf(client.get("a"));
+    assert.deepEqual([error.kind, error.code], ["other", "DEADLINE_EXCEEDED"]);
+    asked.push(error.reason);
+  }
+  assert.deepEqual(asked, ["", "DEADLINE_EXCEEDED", ""]);
+});
+
+test("a signal ends the wait before a retry", { timeout: 10_000 }, async () => {
   const { handlers, ids } = puts(noLeader(60_000));
   await using server = await fake(handlers);
-  using client = new Client({ endpoints: server.url, timeoutMs: Infinity });
   const abort = new AbortController();
-  const call = client.put("a", 1, { signal: abort.signal });
-  while (ids.length === 0) {
-    await new Promise(setImmediate);
-  }
-  abort.abort();
-  const error = await failureOf(call);
-  assert.equal(error.code, "CANCELLED");
+  const clock: Clock = {
+    ...SYSTEM_CLOCK,
+    sleep: (ms, signal) => {
+      const slept = SYSTEM_CLOCK.sleep(ms, signal);
+      abort.abort();
+      return slept;
+    },
+  };
+  using client = new TestClient({ endpoints: server.url, timeoutMs: Infinity }, clock);
+  const error = await failureOf(client.put("a", 1, { signal: abort.signal }));
+  assert.deepEqual([error.kind, error.code], ["other", "CANCELLED"]);
   assert.equal(ids.length, 1);
+});
+
+test("only kvstore's own ErrorInfo is an answer of kvstore", async () => {
+  const foreign = refusal(Code.Unavailable, "NO_HEALTHY_UPSTREAM", undefined, "proxy.example");
+  const { handlers } = puts(foreign);
+  await using server = await fake(handlers);
+  using client = new TestClient({ endpoints: server.url }, new TestClock());
+  const error = await failureOf(client.put("a", 1));
+  assert.deepEqual([error.kind, error.code, error.reason, error.metadata], ["outcome-unknown", "UNAVAILABLE", "", {}]);
 });
 
 test("a port that serves something else is told apart from a failure", async () => {

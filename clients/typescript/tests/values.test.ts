@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import net from "node:net";
-import { test } from "node:test";
+import { test, type TestContext } from "node:test";
 
 import { Code } from "@connectrpc/connect";
 
@@ -35,8 +35,24 @@ async function count(entries: AsyncIterable<unknown>): Promise<number> {
   return n;
 }
 
-/** Timers that keep the process running. */
-const timers = (): number => process.getActiveResourcesInfo().filter((resource) => resource === "Timeout").length;
+/** How many timers of `ms` and more have been set since, and are still waiting. */
+function watchTimers(t: TestContext, ms: number): { set: number; waiting: Set<NodeJS.Timeout> } {
+  const seen = { set: 0, waiting: new Set<NodeJS.Timeout>() };
+  const { setTimeout: set, clearTimeout: clear } = globalThis;
+  t.mock.method(globalThis, "setTimeout", (callback: () => void, delay: number) => {
+    const timer = set(callback, delay);
+    if (delay >= ms) {
+      seen.set++;
+      seen.waiting.add(timer);
+    }
+    return timer;
+  });
+  t.mock.method(globalThis, "clearTimeout", (timer: NodeJS.Timeout) => {
+    seen.waiting.delete(timer);
+    clear(timer);
+  });
+  return seen;
+}
 
 test("a missing key is undefined, any other NOT_FOUND is an error", async () => {
   let reason = "KEY_NOT_FOUND";
@@ -170,7 +186,13 @@ test("endpoints are urls or host:port; the environment stands in for them", asyn
   }
 });
 
-test("a socket that does not get connected is given up", async () => {
+test("a socket that does not get connected is given up, one that does is left alone", async (t) => {
+  const timers = watchTimers(t, 50_000);
+  await using server = await fake({});
+  const socket = bounded(net.connect(Number(new URL(server.url).port), "127.0.0.1"), 60_000);
+  assert.equal(timers.waiting.size, 1);
+  await once(socket, "connect");
+  assert.equal(timers.waiting.size, 0);
   const [error] = (await once(bounded(new net.Socket(), 5), "error")) as [NodeJS.ErrnoException];
   assert.equal(error.code, "ETIMEDOUT");
 });
@@ -244,7 +266,7 @@ for (const transport of ["grpc", "grpc-web"] as const) {
     assert.ok(served < 12);
   });
 
-  test(`${transport}: leaving the loop of a scan closes its stream`, { timeout: 10_000 }, async () => {
+  test(`${transport}: leaving the loop of a scan closes its stream`, { timeout: 10_000 }, async (t) => {
     let closed!: () => void;
     const end = new Promise<void>((resolve) => (closed = resolve));
     await using server = await fake(
@@ -261,9 +283,9 @@ for (const transport of ["grpc", "grpc-web"] as const) {
       false,
     );
     using client = new Client({ endpoints: server.url, transport });
-    const before = timers();
+    const timers = watchTimers(t, 50_000);
     const seen: string[] = [];
-    for await (const { key } of client.scan()) {
+    for await (const { key } of client.scan({ timeoutMs: 60_000 })) {
       seen.push(key);
       if (seen.length === 3) {
         break;
@@ -271,7 +293,9 @@ for (const transport of ["grpc", "grpc-web"] as const) {
     }
     assert.deepEqual(seen, ["k0", "k1", "k2"]);
     await end;
-    assert.ok(timers() <= before, "no timer of the deadline is left");
+    assert.ok(timers.set > 0);
+    const left = [...timers.waiting].filter((timer) => timer.hasRef());
+    assert.equal(left.length, 0, "no timer of the deadline keeps the process running");
   });
 
   test(`${transport}: a scan is retried until its first entry has come, and not after`, async () => {
@@ -323,7 +347,7 @@ for (const transport of ["grpc", "grpc-web"] as const) {
     await assert.rejects(entries.next(), { name: "KvError", kind: "unavailable", reason: "" });
   });
 
-  test(`${transport}: a signal ends a scan in its middle`, async () => {
+  test(`${transport}: a signal ends a scan in its middle`, { timeout: 10_000 }, async () => {
     await using server = await fake(
       {
         async *scan(request, context) {
@@ -333,7 +357,7 @@ for (const transport of ["grpc", "grpc-web"] as const) {
       },
       transport,
     );
-    using client = new Client({ endpoints: server.url, transport });
+    using client = new Client({ endpoints: server.url, transport, timeoutMs: 60_000 });
     const abort = new AbortController();
     const entries = client.scan({ signal: abort.signal });
     await entries.next();
