@@ -27,10 +27,7 @@ const DRAINING_MAX: Duration = Duration::from_secs(5);
 pub(super) async fn collect(headers: &HeaderMap, mut body: Body, max: usize) -> Result<Bytes> {
     let encoded = match receive(headers, &mut body, max).await {
         Err(error) if error.reason() == Reason::LimitExceeded => {
-            // Who waits for "100 Continue" has sent nothing, and will not when the answer is no.
-            if !headers.contains_key(header::EXPECT) {
-                drain(body).await;
-            }
+            refuse(headers, body).await;
             return Err(error);
         }
         received => received?,
@@ -59,7 +56,11 @@ fn zstd_decoder(encoded: &[u8]) -> std::io::Result<zstd::Decoder<'_, &[u8]>> {
 
 /// Throws away the rest of a body that was refused, within bounds. Many clients write all before they read, and an answer on a connection
 /// that closes with bytes unread is lost to them: they would see a reset instead of the reason.
-async fn drain(mut body: Body) {
+pub(super) async fn refuse(headers: &HeaderMap, mut body: Body) {
+    // Who waits for "100 Continue" has sent nothing, and will not when the answer is no.
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
     let all = async {
         let mut left = DRAINED_BYTES_MAX;
         while let Some(Ok(frame)) = body.frame().await {

@@ -50,11 +50,20 @@ impl Rest {
         let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
         let path = parts.uri.path();
         let query = parts.uri.query().unwrap_or_default();
-        let target = Target::parse(path)?;
-        if target == Target::Unknown {
-            let message = format!("there is no path {path:?}; /openapi.json lists all");
-            return Err(Error::new(Reason::UnknownPath, message));
-        }
+        let target = match Target::parse(path) {
+            Ok(Target::Unknown) => {
+                let message = format!("there is no path {path:?}; /openapi.json lists all");
+                Err(Error::new(Reason::UnknownPath, message))
+            }
+            parsed => parsed,
+        };
+        let target = match target {
+            Ok(target) => target,
+            Err(error) => {
+                body::refuse(&parts.headers, content).await;
+                return Err(error);
+            }
+        };
         let content =
             body::collect(&parts.headers, content, self.api.limits().request_bytes).await?;
         let served = match target {

@@ -460,6 +460,21 @@ async fn paths_and_methods_that_do_not_exist_are_told_apart() {
     assert_eq!(unknown.status(), 404);
     let body: serde_json::Value = unknown.json().await.expect("JSON");
     assert_eq!(body["details"][0]["reason"], "UNKNOWN_PATH");
+    // A refusal before the body was read leaves the connection in order.
+    for path in ["/api/v1/kv/", "/api/v2/x", "/api/v1/json/%zz"] {
+        let mut stream = TcpStream::connect(node.url("").trim_start_matches("http://").to_owned())
+            .expect("it listens");
+        for _ in 0..3 {
+            let request =
+                format!("PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{{\"v\": 1}} ");
+            stream.write_all(request.as_bytes()).expect("the connection is open");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).expect("the connection is open");
+            assert!(answer.starts_with(b"HTTP/1.1 40"), "{path}: {answer:?}");
+            let mut rest = [0; 4096];
+            let _ = stream.read(&mut rest).expect("the connection is open");
+        }
+    }
     let wrong = http.patch(node.url("/api/v1/kv/a")).body("{}").send().await.expect("an answer");
     assert_eq!(wrong.status(), 405);
     assert_eq!(wrong.headers()["allow"], "GET, HEAD, PUT, DELETE");

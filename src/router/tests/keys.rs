@@ -238,6 +238,8 @@ async fn batch_for_which_one_shard_has_no_room_is_unknown_when_another_took_its_
             Ok(waiting) => accepted.push(waiting),
             Err(error) => break error,
         }
+        // From here on nobody takes anything out of the queue.
+        bench.gates[1].wait_for_sync();
     };
     assert_eq!(full.reason(), Reason::Overloaded);
     let entries =
