@@ -26,8 +26,8 @@ class Clock:
         return self.now
 
 
-def attempts(timeout: float | None, *, jitter: float = 1.0, clock: Clock | None = None) -> Attempts:
-    return Attempts(timeout, clock=clock or Clock(), jitter=lambda: jitter)
+def attempts(timeout: float, *, jitter: float = 1.0, clock: Clock | None = None, renewed: bool = False) -> Attempts:
+    return Attempts(timeout, renewed=renewed, clock=clock or Clock(), jitter=lambda: jitter)
 
 
 def test_the_window_of_a_wait_doubles_up_to_2_seconds() -> None:
@@ -59,13 +59,23 @@ def test_a_wait_that_would_pass_the_deadline_ends_the_call_at_once() -> None:
     assert call.time_left() == 0
 
 
-def test_without_a_deadline_only_the_number_of_retries_ends_a_walk() -> None:
-    call = attempts(None)
-    assert call.time_left() is None
+def test_every_step_of_a_walk_has_the_whole_time_and_all_retries() -> None:
+    clock = Clock()
+    walk = attempts(1_000, clock=clock, renewed=True)
     for _ in range(10):
-        call.wait_after(LATER)
-    call.succeeded()
-    call.wait_after(LATER)
+        walk.wait_after(LATER)
+    clock.now += 900
+    walk.step()
+    assert walk.time_left() == 1_000
+    assert walk.wait_after(LATER) == pytest.approx(0.05)
+
+
+def test_a_walk_with_a_deadline_of_its_own_keeps_it() -> None:
+    clock = Clock()
+    walk = attempts(1_000, clock=clock)
+    clock.now += 900
+    walk.step()
+    assert walk.time_left() == 100
 
 
 def test_the_last_word_on_a_write_is_the_attempt_that_is_unknown() -> None:

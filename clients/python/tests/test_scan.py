@@ -1,13 +1,14 @@
 """Scans: lazy, closed with the loop, taken up where they broke. Each test runs with both clients."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from fake import Act, Fake, fail, refuse, status
 
-from kvstore import InvalidArgument, Unavailable
+from kvstore import DeadlineExceeded, InvalidArgument, Unavailable
 from kvstore.v1 import kv_pb2
 
 Open = Callable[..., Any]
@@ -94,7 +95,40 @@ def test_a_refused_scan_is_not_repeated(open_client: Open, serve: Serve) -> None
     assert len(server.requests) == 1
 
 
-def test_a_scan_ends_at_its_deadline(open_client: Open, serve: Serve) -> None:
+def test_a_scan_whose_server_falls_silent_ends(open_client: Open, serve: Serve) -> None:
+    released = threading.Event()
+
+    def silent(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
+        yield kv_pb2.ScanResponse(key="a", value="1", version=1)
+        released.wait(10)
+
+    scan = open_client(serve(silent), timeout=0.3).scan()
+    assert next(scan).key == "a"
+    with pytest.raises(DeadlineExceeded, match=r"nothing for 0.3 seconds"):
+        next(scan)
+    released.set()
+
+
+def test_a_reader_may_take_its_time(open_client: Open, serve: Serve) -> None:
+    scan = open_client(serve(stream("ab")), timeout=0.2).scan()
+    assert next(scan).key == "a"
+    time.sleep(0.5)
+    assert [item.key for item in scan] == ["b"]
+
+
+def test_a_scan_with_a_timeout_ends_then_however_well_it_goes(open_client: Open, serve: Serve) -> None:
+    def endless(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
+        for number in range(10**9):
+            if not context.is_active():
+                return
+            yield kv_pb2.ScanResponse(key=f"{number:09}", value="1", version=1)
+
+    with pytest.raises(DeadlineExceeded):
+        for _ in open_client(serve(endless)).scan(timeout=0.3):
+            pass
+
+
+def test_a_broken_scan_ends_at_its_deadline(open_client: Open, serve: Serve) -> None:
     with pytest.raises(Unavailable):
         list(open_client(serve(stream("a", then="UNAVAILABLE"))).scan(timeout=0.3))
 

@@ -94,7 +94,12 @@ def test_at_the_window_the_next_operation_waits(serve: Serve) -> None:
             assert held.arrived.acquire(timeout=5)
         started = threading.Event()
         fifth: list[Any] = []
-        waiting = threading.Thread(target=lambda: (fifth.append(session.put("a", 5)), started.set()))
+
+        def start() -> None:
+            fifth.append(session.put("a", 5))
+            started.set()
+
+        waiting = threading.Thread(target=start)
         waiting.start()
         assert not held.arrived.acquire(timeout=0.2)
         assert not started.is_set()

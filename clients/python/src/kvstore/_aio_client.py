@@ -26,6 +26,7 @@ from kvstore._operations import (
     encode_all,
 )
 from kvstore._retry import Attempts
+from kvstore._watchdog import LoopWatchdog
 from kvstore.errors import from_rpc, from_transport
 from kvstore.v1.kv_pb2 import ScanRequest
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
@@ -150,27 +151,38 @@ class AsyncClient:
     async def scan(self, *, timeout: float | None = None, **query: Unpack[Query]) -> AsyncGenerator[Entry, None]:
         """As `range`, over one stream. Leaving the loop closes it; a broken one is taken up where it broke.
 
-        `timeout` is for the whole walk. By default there is none, since the caller sets the pace.
+        `timeout` is for the whole walk. Without one, the client's is for each wait for an entry.
         """
         walk = Walk(**query)
-        attempts = Attempts(timeout)
+        attempts = Attempts(self._timeout if timeout is None else timeout, renewed=timeout is None)
         while True:
             number, stub = self._endpoints.current()
             operation = walk.stream()
-            call = stub.Scan(cast(ScanRequest, operation.request), timeout=attempts.time_left())
-            try:
-                async for answer in call:
-                    entry = operation.decode(answer)
-                    if entry is not None:
-                        attempts.succeeded()
-                        yield entry
-                    if walk.finished:
-                        return
-                return
-            except grpc.RpcError as failure:
-                error = from_rpc(failure, write=False)
-            finally:
-                call.cancel()
+            whole = None if timeout is None else attempts.time_left()
+            call = stub.Scan(cast(ScanRequest, operation.request), timeout=whole)
+            with LoopWatchdog(attempts.time_left(), call.cancel) as watchdog:
+                try:
+                    watchdog.waiting()
+                    async for answer in call:
+                        watchdog.resting()
+                        entry = operation.decode(answer)
+                        if entry is not None:
+                            yield entry
+                            attempts.step()
+                        if walk.finished:
+                            return
+                        watchdog.waiting()
+                    return
+                except grpc.RpcError as failure:
+                    error = from_rpc(failure, write=False)
+                except asyncio.CancelledError:
+                    if not (watchdog.barked or self._endpoints.closed):
+                        raise
+                    error = (
+                        watchdog.error() if watchdog.barked else from_transport("the client was closed", write=False)
+                    )
+                finally:
+                    call.cancel()
             self._endpoints.failed(number, error)
             if self._endpoints.closed:
                 raise error

@@ -25,6 +25,7 @@ from kvstore._operations import (
 )
 from kvstore._retry import Attempts
 from kvstore._session import Session
+from kvstore._watchdog import ThreadWatchdog
 from kvstore.errors import from_rpc
 from kvstore.v1.kv_pb2 import ScanRequest
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
@@ -142,27 +143,32 @@ class Client:
     def scan(self, *, timeout: float | None = None, **query: Unpack[Query]) -> Generator[Entry, None, None]:
         """As `range`, over one stream. Leaving the loop closes it; a broken one is taken up where it broke.
 
-        `timeout` is for the whole walk. By default there is none, since the caller sets the pace.
+        `timeout` is for the whole walk. Without one, the client's is for each wait for an entry.
         """
         walk = Walk(**query)
-        attempts = Attempts(timeout)
+        attempts = Attempts(self._timeout if timeout is None else timeout, renewed=timeout is None)
         while True:
             number, stub = self._endpoints.current()
             operation = walk.stream()
-            call = stub.Scan(cast(ScanRequest, operation.request), timeout=attempts.time_left())
-            try:
-                for answer in call:
-                    entry = operation.decode(answer)
-                    if entry is not None:
-                        attempts.succeeded()
-                        yield entry
-                    if walk.finished:
-                        return
-                return
-            except grpc.RpcError as failure:
-                error = from_rpc(failure, write=False)
-            finally:
-                call.cancel()
+            whole = None if timeout is None else attempts.time_left()
+            call = stub.Scan(cast(ScanRequest, operation.request), timeout=whole)
+            with ThreadWatchdog(attempts.time_left(), call.cancel) as watchdog:
+                try:
+                    watchdog.waiting()
+                    for answer in call:
+                        watchdog.resting()
+                        entry = operation.decode(answer)
+                        if entry is not None:
+                            yield entry
+                            attempts.step()
+                        if walk.finished:
+                            return
+                        watchdog.waiting()
+                    return
+                except grpc.RpcError as failure:
+                    error = watchdog.error() if watchdog.barked else from_rpc(failure, write=False)
+                finally:
+                    call.cancel()
             self._endpoints.failed(number, error)
             if self._endpoints.closed:
                 raise error
