@@ -137,23 +137,24 @@ def test_a_refusal_is_final(open_client: Open, serve: Serve, code: str, reason: 
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_a_reason_of_somebody_else_is_no_reason(open_client: Open, serve: Serve) -> None:
     foreign = status("UNAVAILABLE", "NO_LEADER")
     foreign.details[0].value = foreign.details[0].value.replace(b"kvstore", b"another")
     server = serve(lambda request, context: fail(context, foreign))
     with pytest.raises(OutcomeUnknown) as caught:
-        open_client(server).put("a", 1, timeout=0.2)
+        open_client(server).put("a", 1)
     assert caught.value.reason == ""
 
 
 def test_the_deadline_ends_the_retries(open_client: Open, serve: Serve) -> None:
-    server = serve(refuse("UNAVAILABLE", "NO_LEADER"))
+    server = serve(refuse("UNAVAILABLE", "NO_LEADER", retry_after=0.2))
     began = time.monotonic()
     with pytest.raises(Unavailable) as caught:
-        open_client(server, timeout=0.5).put("a", 1)
-    assert time.monotonic() - began < 0.8
+        open_client(server, timeout=0.9).put("a", 1)
+    assert time.monotonic() - began < 0.9
     assert caught.value.reason == "NO_LEADER"
-    assert len(server.requests) > 1
+    assert 1 < len(server.requests) < 6
 
 
 def test_every_attempt_gets_what_is_left_of_the_deadline(open_client: Open, serve: Serve) -> None:
@@ -165,8 +166,8 @@ def test_every_attempt_gets_what_is_left_of_the_deadline(open_client: Open, serv
     assert all(later <= earlier - 0.05 for earlier, later in pairwise(left))
 
 
-def test_ten_retries_are_enough(open_client: Open, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kvstore._retry.WAIT_FIRST_SECONDS", 0.0001)
+@pytest.mark.usefixtures("no_waits")
+def test_ten_retries_are_enough(open_client: Open, serve: Serve) -> None:
     server = serve(refuse("UNAVAILABLE", "NO_QUORUM"))
     with pytest.raises(Unavailable):
         open_client(server, timeout=30).put("a", 1)
@@ -176,25 +177,28 @@ def test_ten_retries_are_enough(open_client: Open, serve: Serve, monkeypatch: py
 @pytest.mark.parametrize(
     "code", ["UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN"]
 )
+@pytest.mark.usefixtures("no_waits")
 def test_a_bare_failure_of_the_transport_leaves_a_write_unknown(open_client: Open, serve: Serve, code: str) -> None:
     with pytest.raises(OutcomeUnknown) as caught:
-        open_client(serve(refuse(code)), timeout=0.3).put("a", 1)
+        open_client(serve(refuse(code))).put("a", 1)
     assert (caught.value.code, caught.value.reason) == (code, "")
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_nobody_there_leaves_a_write_unknown_and_a_read_unavailable(open_client: Open) -> None:
-    client = open_client(nobody(), timeout=0.3)
+    client = open_client(nobody())
     with pytest.raises(OutcomeUnknown):
         client.put("a", 1)
     with pytest.raises(Unavailable):
         client.get("a")
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_an_unknown_outcome_stays_unknown_when_later_attempts_are_refused(open_client: Open, serve: Serve) -> None:
     server = serve(refuse("UNAVAILABLE"), refuse("UNAVAILABLE", "NO_LEADER"))
     with pytest.raises(OutcomeUnknown):
-        open_client(server).put("a", 1, timeout=0.5)
-    assert len(server.requests) > 1
+        open_client(server).put("a", 1)
+    assert len(server.requests) == 11
 
 
 def test_an_unknown_outcome_is_settled_by_a_certain_answer(open_client: Open, serve: Serve) -> None:
@@ -204,9 +208,10 @@ def test_an_unknown_outcome_is_settled_by_a_certain_answer(open_client: Open, se
 
 
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "CANCELLED"])
+@pytest.mark.usefixtures("no_waits")
 def test_a_bare_failure_leaves_a_read_unavailable(open_client: Open, serve: Serve, code: str) -> None:
     with pytest.raises(Unavailable):
-        open_client(serve(refuse(code)), timeout=0.3).get("a")
+        open_client(serve(refuse(code))).get("a")
 
 
 def test_a_read_is_repeated(open_client: Open, serve: Serve) -> None:
@@ -214,9 +219,10 @@ def test_a_read_is_repeated(open_client: Open, serve: Serve) -> None:
     assert open_client(server).get("a").json() == 1
 
 
+@pytest.mark.usefixtures("no_waits")
 def test_overload_to_the_end_is_overload(open_client: Open, serve: Serve) -> None:
     with pytest.raises(Overloaded):
-        open_client(serve(refuse("RESOURCE_EXHAUSTED", "OVERLOADED")), timeout=0.3).get("a")
+        open_client(serve(refuse("RESOURCE_EXHAUSTED", "OVERLOADED"))).get("a")
 
 
 def test_the_callers_own_deadline_is_not_retried(open_client: Open, silent: str) -> None:
@@ -224,7 +230,7 @@ def test_the_callers_own_deadline_is_not_retried(open_client: Open, silent: str)
     began = time.monotonic()
     with pytest.raises(OutcomeUnknown):
         client.put("a", 1, timeout=0.3)
-    with pytest.raises((DeadlineExceeded, Unavailable)):
+    with pytest.raises(DeadlineExceeded):
         client.get("a", timeout=0.3)
     assert time.monotonic() - began < 1.5
 

@@ -1,5 +1,6 @@
 """Scans: lazy, closed with the loop, taken up where they broke. Each test runs with both clients."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,21 +9,21 @@ from typing import Any
 import pytest
 from fake import Act, Fake, fail, refuse, status
 
-from kvstore import DeadlineExceeded, InvalidArgument, Unavailable
+from kvstore import AsyncClient, DeadlineExceeded, InvalidArgument, Unavailable
 from kvstore.v1 import kv_pb2
 
 Open = Callable[..., Any]
 Serve = Callable[..., Fake]
 
 
-def stream(keys: str, *, then: str = "") -> Act:
+def stream(keys: str, *, then: str = "", **options: Any) -> Act:
     """Answers with `keys`, and breaks off with the code `then`."""
 
     def act(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
         for key in keys:
             yield kv_pb2.ScanResponse(key=key, value="1", version=1)
         if then:
-            fail(context, status(then))
+            fail(context, status(then, **options))
 
     return act
 
@@ -116,6 +117,18 @@ def test_a_reader_may_take_its_time(open_client: Open, serve: Serve) -> None:
     assert [item.key for item in scan] == ["b"]
 
 
+def test_asyncio_a_reader_may_take_its_time(serve: Serve) -> None:
+    async def story() -> None:
+        async with AsyncClient(serve(stream("ab")).endpoint, timeout=0.2) as client:
+            keys = []
+            async for item in client.scan():
+                keys.append(item.key)
+                await asyncio.sleep(0.5)
+            assert keys == ["a", "b"]
+
+    asyncio.run(story())
+
+
 def test_a_scan_with_a_timeout_ends_then_however_well_it_goes(open_client: Open, serve: Serve) -> None:
     def endless(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
         for number in range(10**9):
@@ -130,7 +143,7 @@ def test_a_scan_with_a_timeout_ends_then_however_well_it_goes(open_client: Open,
 
 def test_a_broken_scan_ends_at_its_deadline(open_client: Open, serve: Serve) -> None:
     with pytest.raises(Unavailable):
-        list(open_client(serve(stream("a", then="UNAVAILABLE"))).scan(timeout=0.3))
+        list(open_client(serve(stream("a", then="UNAVAILABLE", retry_after=0.2))).scan(timeout=0.7))
 
 
 def test_a_scan_that_comes_no_further_gives_up(
