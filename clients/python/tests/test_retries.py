@@ -235,6 +235,11 @@ def test_the_callers_own_deadline_is_not_retried(open_client: Open, silent: str)
     assert time.monotonic() - began < 1.5
 
 
+def test_an_endpoint_that_never_says_hello_is_passed_over(open_client: Open, serve: Serve, silent: str) -> None:
+    # Connecting takes at most a second, so that the call's deadline is not spent on it.
+    assert open_client(silent, serve(STORED)).put("a", 1) == 7
+
+
 def test_a_slow_server_is_left_after_the_deadline(open_client: Open, serve: Serve) -> None:
     released = threading.Event()
     slow, quick = serve(lambda request, context: released.wait(10)), serve(FOUND)
