@@ -81,8 +81,8 @@ async def perform(client: Any, keys: Any, arguments: dict[str, Any], kept: dict[
         case "batch_get":
             return listed(await settled(keys.batch_get(**arguments)))
         case "range" | "scan":
-            items = getattr(client, op)(**arguments)
-            if inspect.isasyncgen(items):
+            items: Any = getattr(client, op)(**arguments)
+            if hasattr(items, "__aiter__"):
                 return listed([item async for item in items])
             return listed(list(items))
         case "stats":

@@ -13,13 +13,27 @@ import grpc.aio
 from kvstore import _operations as operations
 from kvstore._aio_session import AsyncSession
 from kvstore._endpoints import OPTIONS, Endpoints
-from kvstore._operations import Consistency, Entry, Operation, Stats, Walk, encode, encode_all
+from kvstore._operations import (
+    BatchOptions,
+    Consistency,
+    Entry,
+    Operation,
+    PutOptions,
+    Query,
+    Stats,
+    Walk,
+    encode,
+    encode_all,
+)
 from kvstore._retry import Attempts
-from kvstore.errors import from_rpc
+from kvstore._watchdog import LoopWatchdog
+from kvstore.errors import from_rpc, from_transport
 from kvstore.v1.kv_pb2 import ScanRequest
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from kvstore.v1.kv_pb2_grpc import KvServiceAsyncStub
 
 T = TypeVar("T")
@@ -66,32 +80,16 @@ class AsyncClient:
         )
 
     async def put_text(
-        self,
-        key: str,
-        text: str,
-        *,
-        ttl: int | None = None,
-        if_version: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
+        self, key: str, text: str, *, timeout: float | None = None, **options: Unpack[PutOptions]
     ) -> int:
         """Stores text that is JSON already, byte for byte; otherwise as `put`."""
-        operation = operations.put(key, text=text, ttl=ttl, if_version=if_version, request_id=request_id)
-        return await self._run(operation, timeout)
+        return await self._run(operations.put(key, text=text, **options), timeout)
 
     async def put_raw(
-        self,
-        key: str,
-        raw: bytes,
-        *,
-        ttl: int | None = None,
-        if_version: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
+        self, key: str, raw: bytes, *, timeout: float | None = None, **options: Unpack[PutOptions]
     ) -> int:
         """Stores any bytes; otherwise as `put`."""
-        operation = operations.put(key, raw=raw, ttl=ttl, if_version=if_version, request_id=request_id)
-        return await self._run(operation, timeout)
+        return await self._run(operations.put(key, raw=raw, **options), timeout)
 
     async def get(
         self, key: str, *, consistency: Consistency = "linearizable", timeout: float | None = None
@@ -117,15 +115,10 @@ class AsyncClient:
         return await self.batch_put_text(encode_all(values), ttl=ttl, request_id=request_id, timeout=timeout)
 
     async def batch_put_text(
-        self,
-        texts: Mapping[str, str],
-        *,
-        ttl: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
+        self, texts: Mapping[str, str], *, timeout: float | None = None, **options: Unpack[BatchOptions]
     ) -> int:
         """Stores many texts that are JSON already; otherwise as `batch_put`."""
-        return await self._run(operations.batch_put(texts, ttl=ttl, request_id=request_id), timeout)
+        return await self._run(operations.batch_put(texts, **options), timeout)
 
     async def batch_get(
         self, keys: Iterable[str], *, consistency: Consistency = "linearizable", timeout: float | None = None
@@ -155,40 +148,44 @@ class AsyncClient:
             for entry in await self._run(walk.page(), timeout):
                 yield entry
 
-    async def scan(
-        self,
-        *,
-        prefix: str | None = None,
-        start: str | None = None,
-        end: str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        keys_only: bool = False,
-        consistency: Consistency = "linearizable",
-        timeout: float | None = None,
-    ) -> AsyncGenerator[Entry, None]:
+    async def scan(self, *, timeout: float | None = None, **query: Unpack[Query]) -> AsyncGenerator[Entry, None]:
         """As `range`, over one stream. Leaving the loop closes it; a broken one is taken up where it broke.
 
-        `timeout` is for the whole walk. By default there is none, since the caller sets the pace.
+        `timeout` is for the whole walk. Without one, the client's is for each wait for an entry.
         """
-        walk = Walk(prefix, start, end, limit, reverse, keys_only, consistency)
-        attempts = Attempts(timeout)
+        walk = Walk(**query)
+        attempts = Attempts(self._timeout if timeout is None else timeout, renewed=timeout is None)
         while True:
             number, stub = self._endpoints.current()
             operation = walk.stream()
-            call = stub.Scan(cast(ScanRequest, operation.request), timeout=attempts.time_left())
-            try:
-                async for answer in call:
-                    attempts.succeeded()
-                    entry = operation.decode(answer)
-                    if entry is not None:
-                        yield entry
-                return
-            except grpc.RpcError as failure:
-                error = from_rpc(failure, write=False)
-            finally:
-                call.cancel()
+            whole = None if timeout is None else attempts.time_left()
+            call = stub.Scan(cast(ScanRequest, operation.request), timeout=whole)
+            with LoopWatchdog(attempts.time_left(), call.cancel) as watchdog:
+                try:
+                    watchdog.waiting()
+                    async for answer in call:
+                        watchdog.resting()
+                        entry = operation.decode(answer)
+                        if entry is not None:
+                            yield entry
+                            attempts.step()
+                        if walk.finished:
+                            return
+                        watchdog.waiting()
+                    return
+                except grpc.RpcError as failure:
+                    error = from_rpc(failure, write=False)
+                except asyncio.CancelledError:
+                    if not (watchdog.barked or self._endpoints.closed):
+                        raise
+                    error = (
+                        watchdog.error() if watchdog.barked else from_transport("the client was closed", write=False)
+                    )
+                finally:
+                    call.cancel()
             self._endpoints.failed(number, error)
+            if self._endpoints.closed:
+                raise error
             await asyncio.sleep(attempts.wait_after(error))
 
     async def stats(self, *, timeout: float | None = None) -> Stats:
@@ -209,9 +206,16 @@ class AsyncClient:
                 return operation.decode(await call)
             except grpc.RpcError as failure:
                 error = from_rpc(failure, write=operation.write)
+            except asyncio.CancelledError:
+                # Closing the client looks to its calls as if their tasks were cancelled.
+                if not self._endpoints.closed:
+                    raise
+                error = from_transport("the client was closed", write=operation.write)
             if error.reason == "KEY_NOT_FOUND":
                 return operation.decode(None)
             self._endpoints.failed(number, error)
+            if self._endpoints.closed:
+                raise error
             await asyncio.sleep(attempts.wait_after(error))
 
 

@@ -126,17 +126,17 @@ class AsyncSession:
             yield message
 
     async def _read(self) -> None:
-        failure: grpc.RpcError | None = None
+        failure: grpc.RpcError | str = "the server has ended the session early"
         try:
             async for answer in self._call:
                 self._settle(answer)
         except grpc.RpcError as error:
             failure = error
         except asyncio.CancelledError:
-            pass  # Cancelled by ourselves: what has no answer is without one.
+            failure = "the session was cancelled"
         left = list(self._in_flight.values())
         self._in_flight.clear()
-        if failure is not None or left or not self._closed:
+        if isinstance(failure, grpc.RpcError) or left or not self._closed:
             self._broken = broken(failure)
             self._on_broken(self._broken)
         self._outgoing.put_nowait(None)
@@ -146,8 +146,11 @@ class AsyncSession:
                 future.set_exception(broken(failure, write=operation.write))
 
     def _settle(self, answer: SessionResponse) -> None:
-        operation, future = self._in_flight.pop(answer.id)
+        started = self._in_flight.pop(answer.id, None)
+        if started is None:
+            return  # Answered before.
         self._window.release()
+        operation, future = started
         if future.done():
             return  # Nobody waits any more.
         try:

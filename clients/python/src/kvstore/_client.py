@@ -5,18 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import grpc
 
 from kvstore import _operations as operations
 from kvstore._endpoints import OPTIONS, Endpoints
-from kvstore._operations import Consistency, Entry, Operation, Stats, Walk, encode, encode_all
+from kvstore._operations import (
+    BatchOptions,
+    Consistency,
+    Entry,
+    Operation,
+    PutOptions,
+    Query,
+    Stats,
+    Walk,
+    encode,
+    encode_all,
+)
 from kvstore._retry import Attempts
 from kvstore._session import Session
+from kvstore._watchdog import ThreadWatchdog
 from kvstore.errors import from_rpc
 from kvstore.v1.kv_pb2 import ScanRequest
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -63,33 +78,13 @@ class Client:
         """
         return self.put_text(key, encode(value), ttl=ttl, if_version=if_version, request_id=request_id, timeout=timeout)
 
-    def put_text(
-        self,
-        key: str,
-        text: str,
-        *,
-        ttl: int | None = None,
-        if_version: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> int:
+    def put_text(self, key: str, text: str, *, timeout: float | None = None, **options: Unpack[PutOptions]) -> int:
         """Stores text that is JSON already, byte for byte; otherwise as `put`."""
-        operation = operations.put(key, text=text, ttl=ttl, if_version=if_version, request_id=request_id)
-        return self._run(operation, timeout)
+        return self._run(operations.put(key, text=text, **options), timeout)
 
-    def put_raw(
-        self,
-        key: str,
-        raw: bytes,
-        *,
-        ttl: int | None = None,
-        if_version: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
-    ) -> int:
+    def put_raw(self, key: str, raw: bytes, *, timeout: float | None = None, **options: Unpack[PutOptions]) -> int:
         """Stores any bytes; otherwise as `put`."""
-        operation = operations.put(key, raw=raw, ttl=ttl, if_version=if_version, request_id=request_id)
-        return self._run(operation, timeout)
+        return self._run(operations.put(key, raw=raw, **options), timeout)
 
     def get(self, key: str, *, consistency: Consistency = "linearizable", timeout: float | None = None) -> Entry | None:
         """Reads one key; `None` when it is missing."""
@@ -113,15 +108,10 @@ class Client:
         return self.batch_put_text(encode_all(values), ttl=ttl, request_id=request_id, timeout=timeout)
 
     def batch_put_text(
-        self,
-        texts: Mapping[str, str],
-        *,
-        ttl: int | None = None,
-        request_id: str | None = None,
-        timeout: float | None = None,
+        self, texts: Mapping[str, str], *, timeout: float | None = None, **options: Unpack[BatchOptions]
     ) -> int:
         """Stores many texts that are JSON already; otherwise as `batch_put`."""
-        return self._run(operations.batch_put(texts, ttl=ttl, request_id=request_id), timeout)
+        return self._run(operations.batch_put(texts, **options), timeout)
 
     def batch_get(
         self, keys: Iterable[str], *, consistency: Consistency = "linearizable", timeout: float | None = None
@@ -150,40 +140,38 @@ class Client:
         while not walk.finished:
             yield from self._run(walk.page(), timeout)
 
-    def scan(
-        self,
-        *,
-        prefix: str | None = None,
-        start: str | None = None,
-        end: str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-        keys_only: bool = False,
-        consistency: Consistency = "linearizable",
-        timeout: float | None = None,
-    ) -> Generator[Entry, None, None]:
+    def scan(self, *, timeout: float | None = None, **query: Unpack[Query]) -> Generator[Entry, None, None]:
         """As `range`, over one stream. Leaving the loop closes it; a broken one is taken up where it broke.
 
-        `timeout` is for the whole walk. By default there is none, since the caller sets the pace.
+        `timeout` is for the whole walk. Without one, the client's is for each wait for an entry.
         """
-        walk = Walk(prefix, start, end, limit, reverse, keys_only, consistency)
-        attempts = Attempts(timeout)
+        walk = Walk(**query)
+        attempts = Attempts(self._timeout if timeout is None else timeout, renewed=timeout is None)
         while True:
             number, stub = self._endpoints.current()
             operation = walk.stream()
-            call = stub.Scan(cast(ScanRequest, operation.request), timeout=attempts.time_left())
-            try:
-                for answer in call:
-                    attempts.succeeded()
-                    entry = operation.decode(answer)
-                    if entry is not None:
-                        yield entry
-                return
-            except grpc.RpcError as failure:
-                error = from_rpc(failure, write=False)
-            finally:
-                call.cancel()
+            whole = None if timeout is None else attempts.time_left()
+            call = stub.Scan(cast(ScanRequest, operation.request), timeout=whole)
+            with ThreadWatchdog(attempts.time_left(), call.cancel) as watchdog:
+                try:
+                    watchdog.waiting()
+                    for answer in call:
+                        watchdog.resting()
+                        entry = operation.decode(answer)
+                        if entry is not None:
+                            yield entry
+                            attempts.step()
+                        if walk.finished:
+                            return
+                        watchdog.waiting()
+                    return
+                except grpc.RpcError as failure:
+                    error = watchdog.error() if watchdog.barked else from_rpc(failure, write=False)
+                finally:
+                    call.cancel()
             self._endpoints.failed(number, error)
+            if self._endpoints.closed:
+                raise error
             time.sleep(attempts.wait_after(error))
 
     def stats(self, *, timeout: float | None = None) -> Stats:
@@ -207,6 +195,8 @@ class Client:
             if error.reason == "KEY_NOT_FOUND":
                 return operation.decode(None)
             self._endpoints.failed(number, error)
+            if self._endpoints.closed:
+                raise error
             time.sleep(attempts.wait_after(error))
 
 

@@ -69,12 +69,13 @@ class Endpoints(Generic[C, S]):
         self._lock = threading.Lock()
         self._open: dict[int, tuple[C, S]] = {}
         self._next = 0
-        self._closed = False
+        #: Whether `close` was called.
+        self.closed = False
 
     def current(self) -> tuple[int, S]:
         """The endpoint to ask, by number, and its stub."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise RuntimeError("the client is closed")
             number = self._next
             if number not in self._open:
@@ -91,7 +92,7 @@ class Endpoints(Generic[C, S]):
     def close(self) -> list[C]:
         """Refuses further calls; gives the channels that are to be closed."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             channels = [channel for channel, _ in self._open.values()]
             self._open.clear()
             return channels

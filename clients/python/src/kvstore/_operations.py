@@ -48,6 +48,18 @@ class BatchOptions(TypedDict, total=False):
     request_id: str | None
 
 
+class Query(TypedDict, total=False):
+    """What a range asks for."""
+
+    prefix: str | None
+    start: str | None
+    end: str | None
+    limit: int | None
+    reverse: bool
+    keys_only: bool
+    consistency: Consistency
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A key as it is stored. `text` and `raw` are both `None` when only keys were asked for."""
@@ -175,13 +187,13 @@ class Walk:
 
     def __init__(
         self,
-        prefix: str | None,
-        start: str | None,
-        end: str | None,
-        limit: int | None,
-        reverse: bool,
-        keys_only: bool,
-        consistency: Consistency,
+        prefix: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+        keys_only: bool = False,
+        consistency: Consistency = "linearizable",
         page_size: int = PAGE_SIZE,
     ) -> None:
         self._query: dict[str, Any] = {
@@ -196,7 +208,7 @@ class Walk:
         self._page_size = page_size
         self._last: str | None = None
         self._token = ""
-        #: Whether no page follows the one read last.
+        #: Whether nothing follows what was read last.
         self.finished = False
 
     def page(self) -> Operation[list[Entry]]:
@@ -225,12 +237,12 @@ class Walk:
         return Operation("scan", kv_pb2.ScanRequest(**query, limit=limit), self._streamed)
 
     def _streamed(self, answer: kv_pb2.ScanResponse) -> Entry | None:
-        # The second when the last key, for which one more was asked, has been removed in the meantime.
-        if answer.key == self._last or self._left == 0:
+        if answer.key == self._last:
             return None
         self._last = answer.key
         if self._left is not None:
             self._left -= 1
+            self.finished = self._left == 0
         return entry(answer)
 
 

@@ -19,24 +19,27 @@ def may_be_retried(error: KvError) -> bool:
 
 
 class Attempts:
-    """The attempts of one call."""
+    """The attempts of one call, or of one step of a walk when every step has `timeout` anew."""
 
     def __init__(
         self,
-        timeout: float | None,
+        timeout: float,
         *,
+        renewed: bool = False,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._clock = clock
         self._jitter = jitter
-        self._deadline = None if timeout is None else clock() + timeout
+        self._timeout = timeout
+        self._renewed = renewed
+        self._deadline = clock() + timeout
         self._retries = 0
         self._unknown: OutcomeUnknown | None = None
 
-    def time_left(self) -> float | None:
-        """Seconds until the deadline; `None` without one."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+    def time_left(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self._deadline - self._clock())
 
     def wait_after(self, error: KvError) -> float:
         """Seconds to wait before the next attempt. Raises what the call has come to when there is none."""
@@ -47,13 +50,14 @@ class Attempts:
             self._unknown = error
         window = min(WAIT_MAX_SECONDS, WAIT_FIRST_SECONDS * (1 << self._retries))
         wait = max(self._jitter() * window, error.retry_after)
-        left = self.time_left()
-        if self._retries == RETRIES_MAX or (left is not None and wait >= left):
+        if self._retries == RETRIES_MAX or wait >= self.time_left():
             # "Certainly not applied" is true of the last attempt only.
             raise self._unknown or error
         self._retries += 1
         return wait
 
-    def succeeded(self) -> None:
-        """A stream goes on: what comes next has all retries again."""
+    def step(self) -> None:
+        """A walk has come further: its next step has all retries again."""
         self._retries = 0
+        if self._renewed:
+            self._deadline = self._clock() + self._timeout

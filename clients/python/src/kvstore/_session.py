@@ -22,7 +22,7 @@ from kvstore._operations import (
     encode,
     encode_all,
 )
-from kvstore.errors import KvError, OutcomeUnknown, Unavailable, from_rpc, from_status
+from kvstore.errors import KvError, Unavailable, from_rpc, from_status, from_transport
 from kvstore.v1.kv_pb2 import SessionRequest, SessionResponse
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
 
@@ -137,7 +137,7 @@ class Session:
             yield message
 
     def _read(self) -> None:
-        failure: grpc.RpcError | None = None
+        failure: grpc.RpcError | str = "the server has ended the session early"
         try:
             for answer in self._call:
                 self._settle(answer)
@@ -146,7 +146,7 @@ class Session:
         with self._changed:
             left = list(self._in_flight.values())
             self._in_flight.clear()
-            if failure is not None or left or not self._closed:
+            if isinstance(failure, grpc.RpcError) or left or not self._closed:
                 self._broken = broken(failure)
                 self._on_broken(self._broken)
             self._changed.notify_all()
@@ -156,8 +156,11 @@ class Session:
 
     def _settle(self, answer: SessionResponse) -> None:
         with self._changed:
-            operation, future = self._in_flight.pop(answer.id)
+            started = self._in_flight.pop(answer.id, None)
             self._changed.notify()
+        if started is None:
+            return  # Answered before.
+        operation, future = started
         try:
             future.set_result(result(operation, answer))
         except KvError as error:
@@ -180,12 +183,9 @@ def result(operation: Operation[T], answer: SessionResponse) -> T:
     raise error
 
 
-def broken(failure: grpc.RpcError | None, *, write: bool = False) -> KvError:
-    """What an operation without an answer comes to when the stream has ended, with or without `failure`."""
-    if failure is not None:
-        return from_rpc(failure, write=write)
-    kind = OutcomeUnknown if write else Unavailable
-    return kind("the server has ended the session early", code="UNAVAILABLE")
+def broken(failure: grpc.RpcError | str, *, write: bool = False) -> KvError:
+    """What an operation without an answer comes to when the stream has ended, by `failure`."""
+    return from_transport(failure, write=write) if isinstance(failure, str) else from_rpc(failure, write=write)
 
 
 def refusal(closed: bool, cause: KvError | None) -> Exception | None:
@@ -193,5 +193,5 @@ def refusal(closed: bool, cause: KvError | None) -> Exception | None:
     if closed:
         return RuntimeError("the session is closed")
     if cause is not None:
-        return Unavailable(f"the session is broken, nothing was sent: {cause.message}", code="UNAVAILABLE")
+        return Unavailable(f"the session is broken, nothing was sent: {cause.message}", "UNAVAILABLE")
     return None

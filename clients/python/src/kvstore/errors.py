@@ -28,13 +28,13 @@ class KvError(Exception):
     def __init__(
         self,
         message: str,
-        *,
         code: str,
         reason: str = "",
         metadata: Mapping[str, str] | None = None,
         retry_after: float = 0.0,
     ) -> None:
-        super().__init__(message)
+        # All of them, so that an error can be pickled.
+        super().__init__(message, code, reason, metadata, retry_after)
         #: For people.
         self.message = message
         #: The name of the gRPC code, as "INVALID_ARGUMENT".
@@ -104,6 +104,11 @@ def from_status(status: status_pb2.Status, *, write: bool) -> KvError:
     return _build(code.name, status.message, status.details, write=write)
 
 
+def from_transport(message: str, *, write: bool) -> KvError:
+    """The error of a call that ended without any status."""
+    return _build("CANCELLED", message, (), write=write)
+
+
 def _build(code: str, message: str, details: Iterable[Any], *, write: bool) -> KvError:
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in details:
@@ -116,4 +121,4 @@ def _build(code: str, message: str, details: Iterable[Any], *, write: bool) -> K
     elif code == "CANCELLED" and not reason:
         kind = Unavailable  # A read whose stream was reset.
     retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
-    return kind(message, code=code, reason=reason, metadata=info.metadata if reason else None, retry_after=retry_after)
+    return kind(message, code, reason, dict(info.metadata) if reason else None, retry_after)
