@@ -294,8 +294,10 @@ mod tests {
     fn batches_are_cut_by_entries_bytes_and_lifetime() {
         let line = |key: u32| format!("{{\"key\":\"{key}\",\"value\":{key}}}\n");
         let five: String = (0..5).map(line).collect();
-        let sizes =
-            |entries, bytes| Sizes { entries: entries.into(), bytes: AtomicUsize::new(bytes) };
+        let sizes = |entries, bytes| Sizes {
+            entries: AtomicUsize::new(entries),
+            bytes: AtomicUsize::new(bytes),
+        };
         assert_eq!(parcels(&five, sizes(2, 1_000)).0, [2, 2, 1]);
         assert_eq!(parcels(&five, sizes(1_000, 6)).0, [3, 2]);
         let mixed = "\u{feff}{\"key\":\"a\",\"value\":1}\n\n{\"key\":\"b\",\"value\":1,\"ttl\":9}\n{\"key\":\"c\",\"raw\":\"\"}";
