@@ -9,7 +9,8 @@ use crate::config::Setting;
 use crate::net::{Client, Endpoint};
 use crate::proto::admin::{ConfigValue, GetConfigRequest};
 
-const HELP: &str = "Without --endpoint: what `kvstore serve` with the same options would run with, here and now; nothing is sent.
+const HELP: &str =
+    "Without --endpoint: what `kvstore serve` with the same options would run with, here and now.
 Later origins win: default, application.yml, application-{profile}.yml, environment, --set.
 Secrets are shown as ******.";
 

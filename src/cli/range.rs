@@ -27,9 +27,9 @@ struct Which {
     keys_only: bool,
 }
 
-const RANGE_HELP: &str = "One page is at most 1,000 keys unless --limit says otherwise, and at most 4 MiB. When more follow, the
-token of the next page is told: on standard error, or as nextPageToken in JSON. `kvstore scan` goes on
-to the end by itself.";
+const RANGE_HELP: &str = "One page is at most 1,000 keys unless --limit says otherwise, and at most 4 MiB. When more follow,
+the token of the next page is told: on standard error, or as nextPageToken in JSON.
+`kvstore scan` goes on to the end by itself.";
 
 /// `kvstore range`.
 #[derive(clap::Args)]
@@ -86,8 +86,8 @@ impl Range {
 const SCAN_HELP: &str = "Each line is a JSON object that `kvstore batch` takes back, byte for byte:
   kvstore scan --prefix user/ > users.ndjson
   kvstore batch users.ndjson --endpoint http://other:9090
-Keys that are written meanwhile may or may not be among them; a shard's keys are not of one moment. Of keys
-that expire, the seconds left are kept, and count from the moment they are stored again.
+Keys that are written meanwhile may or may not be among them; it is not the state of one moment.
+Of keys that expire the seconds left are kept; they count from when the key is stored again.
 With `--output text` each line is a key, a tab and its value.";
 
 /// `kvstore scan`.

@@ -29,13 +29,15 @@ const PACKED_MAX: usize = 4;
 const READ_BYTES: usize = 256 << 10;
 
 const HELP: &str = r#"Each line is one object; empty lines are skipped:
-  {"key": "user/1", "value": {"name": "John"}}    any JSON, stored byte for byte as it is written here
-  {"key": "user/2", "text": "{\n  \"x\": 1\n}"}     JSON text in a string, for text that has line breaks
-  {"key": "photo", "raw": "iVBORw0KGgo="}         any bytes, in base64
-  {"key": "session", "value": 1, "ttl": 3600}     removed after so many seconds
-This is what `kvstore scan` prints; its `version` is not taken. Of a key on several lines the last one wins.
-Lines are stored in batches, each applied once for each shard; they are not one transaction. A line that
-cannot be read ends the command when all lines before it are stored."#;
+  {"key": "user/1", "value": {"name": "John"}}  any JSON, stored byte for byte as written here
+  {"key": "user/2", "text": "{\n  \"x\": 1\n}"}   JSON text in a string: it may have line breaks
+  {"key": "photo", "raw": "iVBORw0KGgo="}       any bytes, in base64
+  {"key": "session", "value": 1, "ttl": 3600}   removed after so many seconds
+This is what `kvstore scan` prints; its `version` is not taken over.
+
+Lines are stored in batches, of which each is applied once, however often it has to be sent; all of
+them together are no transaction. Of a key on several lines the last one wins. A line that cannot
+be read ends the command after all lines before it are stored."#;
 
 /// `kvstore batch`.
 #[derive(clap::Args)]

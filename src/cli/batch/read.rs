@@ -177,7 +177,7 @@ enum Content {
 
 /// One line as it is written. Parts of it are borrowed so that a value keeps its bytes.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "an object with \"key\" and \"value\"")]
+#[serde(deny_unknown_fields)]
 struct Line<'a> {
     key: String,
     #[serde(default, borrow, deserialize_with = "given")]
@@ -198,6 +198,10 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawVa
 }
 
 fn parse(line: &str) -> Result<Entry, String> {
+    // The parser would take the members without their names, as an array, too.
+    if !line.trim_start().starts_with('{') {
+        return Err(r#"column 1: expected an object such as {"key": "k", "value": 1}"#.to_owned());
+    }
     let Line { key, value, text, raw, ttl, .. } =
         serde_json::from_str(line).map_err(|error| placed(&error))?;
     if ttl == Some(0) {
@@ -256,7 +260,7 @@ mod tests {
     #[test]
     fn a_bad_line_says_what_is_wrong_and_where() {
         for (line, why) in [
-            ("nonsense", "column 2: expected"),
+            ("nonsense", "column 1: expected an object"),
             (r#"{"key":"k","value":{"x":}}"#, "column 25: expected value"),
             (r#"{"key":"k","vlaue":1}"#, "unknown field `vlaue`"),
             (r#"{"value":1}"#, "missing field `key`"),
@@ -267,7 +271,7 @@ mod tests {
             (r#"{"key":"k","value":1,"ttl":0}"#, "ttl is 0"),
             (r#"{"key":"k","value":1,"ttl":-1}"#, "invalid value"),
             (r#"{"key":"k","value":1} x"#, "trailing characters"),
-            (r#"["k", 1]"#, "an object with"),
+            (r#"["k", 1]"#, "column 1: expected an object"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(why), "{line}: {error}");
