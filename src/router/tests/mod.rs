@@ -63,6 +63,13 @@ impl Bench {
     }
 }
 
+/// A test that fails lets everybody go.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.gates.iter().for_each(|gate| gate.release());
+    }
+}
+
 fn deadline() -> Instant {
     Instant::now() + DEADLINE
 }

@@ -62,7 +62,7 @@ async fn store(bench: &Bench, names: &[&str]) {
 /// All keys of a query, page by page, as a client reads them: each page with the token of the one before.
 async fn all_pages(bench: &Bench, asked: &Asked, limits: PageLimits) -> Vec<String> {
     let mut found = Vec::new();
-    let mut token = None;
+    let mut token: Option<String> = None;
     loop {
         let mut query = asked.query();
         if let Some(token) = &token {
