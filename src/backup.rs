@@ -18,10 +18,15 @@
 //!
 //! Callers: `api/admin` creates, the command line verifies and restores (`server`).
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Component, Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Reason, Result};
@@ -36,6 +41,9 @@ const MANIFEST: &str = "backup.json";
 
 /// Larger manifests are damaged: this holds about half a million files.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+/// Held while a backup is made: two of one name would write into one directory.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// Bytes that are read at a time for a checksum.
 const READ_BYTES: usize = 1 << 20;
@@ -107,6 +115,7 @@ pub fn create(
 ) -> Result<Made> {
     let name = name.unwrap_or_else(|| SystemClock.now().as_millis().to_string());
     check_name(&name)?;
+    let _making = MAKING.lock();
     let path = directory.join(&name);
     let unfinished = directory.join(format!(".{name}.unfinished"));
     if path.exists() {
@@ -191,29 +200,75 @@ fn collect(directory: &Path, prefix: &str, files: &mut Vec<BackupFile>) -> Resul
 /// backup of a version that this program reads.
 pub fn verify(path: &Path) -> Result<Manifest> {
     let manifest = read_manifest(path)?;
+    check_paths(&manifest).map_err(|detail| damaged(&path.join(MANIFEST), detail))?;
+    let mut found = BTreeSet::new();
+    list_plain_files(path, "", &mut found)?;
+    found.remove(MANIFEST);
     for file in &manifest.files {
-        let found = path.join(&file.path);
-        let plain =
-            Path::new(&file.path).components().all(|part| matches!(part, Component::Normal(_)));
-        if !plain {
-            return Err(damaged(
-                &path.join(MANIFEST),
-                format!("the path {:?} leaves the backup", file.path),
-            ));
+        check_file(&path.join(&file.path), found.remove(&file.path), file)?;
+    }
+    match found.first() {
+        None => Ok(manifest),
+        Some(stray) => Err(damaged(&path.join(stray), "the backup was made without this file")),
+    }
+}
+
+/// What is wrong with the manifest's list of files, whatever there is on disk.
+fn check_paths(manifest: &Manifest) -> Result<(), String> {
+    let mut listed = BTreeSet::new();
+    let mut shards = BTreeSet::new();
+    for BackupFile { path, .. } in &manifest.files {
+        let plain = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        let Some((directory, _)) = path.split_once('/').filter(|_| plain) else {
+            return Err(format!("the path {path:?} leads out of the backup's shards"));
+        };
+        if !listed.insert(path) {
+            return Err(format!("the path {path:?} is listed twice"));
         }
-        let (bytes, crc32c) = checksum(&found).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => damaged(&found, "the file is missing"),
-            _ => failed("read", &found, error),
-        })?;
-        if (bytes, crc32c) != (file.bytes, file.crc32c) {
-            let detail = format!(
-                "the file has {bytes} bytes and checksum {crc32c:08x}; the backup was made with {} and {:08x}",
-                file.bytes, file.crc32c
-            );
-            return Err(damaged(&found, detail));
+        shards.insert(directory);
+    }
+    // The number is compared first, so that this is bounded by the list.
+    let all = shards.len() == manifest.shards as usize
+        && (0..manifest.shards).all(|shard| shards.contains(shard_directory(shard).as_str()));
+    if all {
+        return Ok(());
+    }
+    let found: Vec<_> = shards.into_iter().collect();
+    Err(format!("it lists files of {} and has {} shards", found.join(", "), manifest.shards))
+}
+
+/// The files below `directory/prefix`. Links and the like are no part of a backup: they may lead out of it.
+fn list_plain_files(directory: &Path, prefix: &str, found: &mut BTreeSet<String>) -> Result<()> {
+    let here = directory.join(prefix);
+    let names = RealFileSystem.list(&here).map_err(|error| failed("list", &here, error))?;
+    for name in names {
+        let relative = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let path = directory.join(&relative);
+        let kind = fs::symlink_metadata(&path).map_err(|error| failed("read", &path, error))?;
+        if kind.is_dir() {
+            list_plain_files(directory, &relative, found)?;
+        } else if kind.is_file() {
+            found.insert(relative);
+        } else {
+            return Err(damaged(&path, "it is neither a file nor a directory"));
         }
     }
-    Ok(manifest)
+    Ok(())
+}
+
+fn check_file(path: &Path, is_there: bool, listed: &BackupFile) -> Result<()> {
+    if !is_there {
+        return Err(damaged(path, "the file is missing"));
+    }
+    let (bytes, crc32c) = checksum(path).map_err(|error| failed("read", path, error))?;
+    if (bytes, crc32c) == (listed.bytes, listed.crc32c) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the file has {bytes} bytes and checksum {crc32c:08x}; the backup was made with {} and {:08x}",
+        listed.bytes, listed.crc32c
+    );
+    Err(damaged(path, detail))
 }
 
 fn read_manifest(path: &Path) -> Result<Manifest> {

@@ -441,16 +441,134 @@ mod tests {
         let whole = fs::read(&path).expect("reads");
         for at in 0..whole.len() {
             let mut bent = whole.clone();
-            bent[at] ^= 0x10;
+            bent[at] ^= 1 << (at % 8);
             fs::write(&path, &bent).expect("writes");
             let error = read_all(directory.path()).expect_err("a changed bit must not be read");
-            assert!(matches!(error, Error::Corruption { .. }), "byte {at}: {error}");
+            assert!(names(&error, &path), "byte {at}: {error}");
             fs::write(&path, &whole[..at]).expect("writes");
             let error = read_all(directory.path()).expect_err("a cut file must not be read");
-            assert!(matches!(error, Error::Corruption { .. }), "cut at {at}: {error}");
+            assert!(names(&error, &path), "cut at {at}: {error}");
         }
         let longer = [whole.as_slice(), b"x"].concat();
         fs::write(&path, longer).expect("writes");
         assert!(read_all(directory.path()).is_err());
+    }
+
+    fn names(error: &Error, path: &Path) -> bool {
+        matches!(error, Error::Corruption { file, .. } if file == path)
+    }
+
+    /// Where each part of a dump begins, its end included.
+    fn parts(bytes: &[u8]) -> Vec<usize> {
+        let mut parts = vec![0, HEADER_BYTES];
+        let mut at = HEADER_BYTES;
+        loop {
+            let length = Cursor::new(&bytes[at..]).u32().expect("a length") as usize;
+            if length == 0 {
+                parts.push(at + END_BYTES);
+                return parts;
+            }
+            at += 8 + length;
+            parts.push(at);
+        }
+    }
+
+    #[test]
+    fn damage_is_found_at_the_borders_of_every_block() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        sample(directory.path(), 700);
+        let path = directory.path().join(FILE_NAME);
+        let whole = fs::read(&path).expect("reads");
+        let parts = parts(&whole);
+        assert!(parts.len() > 5, "there are many blocks");
+        for border in parts {
+            for at in border.saturating_sub(5)..(border + 12).min(whole.len()) {
+                let mut bent = whole.clone();
+                bent[at] ^= 0x80 >> (at % 8);
+                for content in [&bent[..], &whole[..at]] {
+                    fs::write(&path, content).expect("writes");
+                    let error = read_all(directory.path()).expect_err("is damaged");
+                    assert!(names(&error, &path), "at {at}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_that_are_missing_repeated_or_swapped_are_found() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        sample(directory.path(), 700);
+        let path = directory.path().join(FILE_NAME);
+        let whole = fs::read(&path).expect("reads");
+        let at = parts(&whole);
+        let part = |number: usize| &whole[at[number]..at[number + 1]];
+        let rest = &whole[at[3]..];
+        let bent = [
+            [part(0), part(2), rest].concat(),
+            [part(0), part(1), part(1), part(2), rest].concat(),
+            [part(0), part(2), part(1), rest].concat(),
+            [part(1), rest].concat(),
+            [part(0), &whole[at[at.len() - 2]..]].concat(),
+        ];
+        for (number, content) in bent.iter().enumerate() {
+            fs::write(&path, content).expect("writes");
+            let error =
+                read_all(directory.path()).expect_err("every checksum fits, the whole does not");
+            assert!(names(&error, &path), "{number}: {error}");
+        }
+    }
+
+    /// A dump that is wrong although every checksum is right.
+    fn forged(blocks: &[&[u8]], entries: u64) -> Vec<u8> {
+        let header = Header { kind: Kind::Sled, clock: Timestamp::BEGINNING, seqno: Seqno(1) };
+        let mut bytes = encode_header(header);
+        for block in blocks {
+            write_block(&mut bytes, block).expect("a vector takes all");
+        }
+        bytes.extend_from_slice(&encode_end(entries));
+        bytes
+    }
+
+    #[test]
+    fn malformed_blocks_are_found_behind_their_checksums() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join(FILE_NAME);
+        let entry = |key: &[u8]| {
+            [&[0, u8::try_from(key.len()).expect("short")][..], key, &[1, b'v']].concat()
+        };
+        let (a, b) = (entry(b"a"), entry(b"b"));
+        fs::write(&path, forged(&[&a, &b], 2)).expect("writes");
+        assert_eq!(read_all(directory.path()).expect("is well formed").len(), 2);
+        fs::write(&path, forged(&[], 0)).expect("writes");
+        assert_eq!(read_all(directory.path()).expect("is well formed").len(), 0);
+        for (content, what) in [
+            (forged(&[&a, &b], 3), "an entry too few"),
+            (forged(&[&a, &b], 1), "an entry too many"),
+            (forged(&[&b, &a], 2), "descending"),
+            (forged(&[&[&a[..], &a].concat()], 2), "twice the same key"),
+            (forged(&[&[2, 1, b'a', 0]], 1), "a flag that does not exist"),
+            (forged(&[&a[..4]], 1), "an entry that ends early"),
+            (forged(&[&[&a[..], &[0]].concat()], 1), "more than its entries"),
+            (forged(&[&[0, 0xff, 0xff, 0xff, 0xff, 0x0f]], 1), "a key longer than the file"),
+            (forged(&[&[0; 2][..], &a[..2]], 1), "entries across blocks"),
+        ] {
+            fs::write(&path, content).expect("writes");
+            let error = read_all(directory.path()).expect_err(what);
+            assert!(names(&error, &path), "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn dump_of_a_later_version_is_no_damage() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        sample(directory.path(), 1);
+        let path = directory.path().join(FILE_NAME);
+        let mut bytes = fs::read(&path).expect("reads");
+        bytes[8] = 2;
+        let header = seal(bytes[..HEADER_BYTES - 4].to_vec());
+        bytes[..HEADER_BYTES].copy_from_slice(&header);
+        fs::write(&path, bytes).expect("writes");
+        let error = read_all(directory.path()).expect_err("of another version");
+        assert!(matches!(&error, Error::Invalid(text) if text.contains("version 2")), "{error}");
     }
 }

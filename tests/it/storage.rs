@@ -243,6 +243,68 @@ async fn a_backup_can_be_verified_and_restored_and_damage_is_found() {
     assert!(error.contains(&*victim.to_string_lossy()), "{error} names {}", victim.display());
 }
 
+/// Restoring checks everything before it writes anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_backup_is_refused_with_nothing_written() {
+    use kvstore::proto::admin::CreateBackupRequest;
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let backups = format!("kvstore.backup.dir={}", place.path().join("backups").display());
+    let node = TestNode::with(&["kvstore.storage.engine=sled", &backups]).await;
+    let mut client = node.client().await;
+    for number in 0..20 {
+        client.put(put(format!("k/{number}"), number.to_string())).await.expect("stored");
+    }
+    let made = node.admin().await.create_backup(CreateBackupRequest::default()).await;
+    let path = std::path::PathBuf::from(made.expect("made").into_inner().path);
+    let fresh = tempfile::tempdir().expect("a temporary directory");
+    let mut loaded = crate::node::load(&fresh, &["kvstore.storage.engine=sled".to_owned()]);
+    loaded.config.storage.data_dir = fresh.path().join("restored");
+    let target = loaded.config.storage.data_dir.clone();
+    let refuse = |what: &str| {
+        let error = kvstore::server::restore(&path, &loaded.config).expect_err(what).to_string();
+        assert!(error.contains(&*path.to_string_lossy()), "{what}: {error}");
+        assert!(!target.exists(), "{what}: something was written");
+    };
+    // The last of all files, so that whoever writes while he checks has written by then.
+    let files = walk(&path);
+    let victim = files.iter().filter(|file| file.ends_with("dump")).max().expect("a dump");
+    let whole = std::fs::read(victim).expect("readable");
+    let mut bent = whole.clone();
+    *bent.last_mut().expect("not empty") ^= 1;
+    for (content, what) in [(&bent[..], "a changed byte"), (&whole[..whole.len() - 1], "a cut")] {
+        std::fs::write(victim, content).expect("writable");
+        refuse(what);
+    }
+    std::fs::remove_file(victim).expect("removable");
+    refuse("a missing file");
+    std::fs::write(victim, &whole).expect("writable");
+
+    let stray = path.join("shard-0").join("stray");
+    std::fs::write(&stray, "").expect("writable");
+    refuse("a foreign file");
+    std::fs::remove_file(&stray).expect("removable");
+
+    let manifest = path.join("backup.json");
+    let text = std::fs::read_to_string(&manifest).expect("readable");
+    let outside =
+        text.rsplit_once("}\n").expect("a manifest").0.replace("shard-0/dump", "../dump") + "}";
+    let forged = format!("{outside}\n{:08x}\n", crc32c::crc32c(outside.as_bytes()));
+    std::fs::write(path.parent().expect("a parent").join("dump"), &whole).expect("writable");
+    std::fs::write(&manifest, forged).expect("writable");
+    refuse("a path that leaves the backup");
+    std::fs::write(&manifest, text).expect("writable");
+
+    loaded.config.storage.engine = kvstore::config::Engine::Memory;
+    let error = kvstore::server::restore(&path, &loaded.config).expect_err("another engine");
+    assert!(error.to_string().contains("sled") && !target.exists(), "{error}");
+    loaded.config.storage.engine = kvstore::config::Engine::Sled;
+    loaded.config.hash_ring.shards += 1;
+    let error = kvstore::server::restore(&path, &loaded.config).expect_err("other shards");
+    assert!(error.to_string().contains("shards") && !target.exists(), "{error}");
+    loaded.config.hash_ring.shards -= 1;
+    kvstore::server::restore(&path, &loaded.config).expect("it is whole");
+}
+
 fn walk(path: &std::path::Path) -> Vec<std::path::PathBuf> {
     let entries =
         std::fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry").path());

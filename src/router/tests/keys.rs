@@ -193,43 +193,52 @@ async fn batch_that_only_some_shards_store_has_an_unknown_outcome() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+/// Lets a write to `shard` wait for its sync, which the gate holds, and with it whatever comes after.
+fn park(bench: &Bench, shard: u32) -> impl Future<Output = Result<Version>> + use<> {
+    bench.gates[shard as usize].hold();
+    let put = Put { key: bench.key_in(shard, "parked"), ..put("x", "1") };
+    let waiting = bench.router.put(put, Instant::now() + Duration::from_hours(1)).expect("room");
+    bench.gates[shard as usize].wait_for_sync();
+    waiting
+}
+
+#[tokio::test]
 async fn batch_whose_deadline_passes_is_unknown_only_when_some_shard_has_begun() {
     let bench = Bench::new(2);
-    for gate in &bench.gates {
-        gate.hold();
-    }
-    let park = |shard: u32| {
-        let put = Put { key: bench.key_in(shard, "parked"), ..put("x", "1") };
-        let waiting = bench.router.put(put, deadline()).expect("room");
-        bench.gates[shard as usize].wait_for_sync();
-        waiting
-    };
-    let parked = [park(0), park(1)];
-    // Both parts are still queued.
+    let parked = [park(&bench, 0), park(&bench, 1)];
     let entries = one_each(&bench, 2);
+    // Both parts are still queued. With the time paused it jumps to the deadline as soon as everybody waits.
+    tokio::time::pause();
     let error = bench.batch_put(entries.clone()).await.expect_err("too late");
+    tokio::time::resume();
     assert_eq!(error.reason(), Reason::Overloaded);
     assert!(error.message().contains("not applied"), "{error}");
+
     // One shard is through with it, the other has it in its queue.
-    let begun =
-        bench.router.batch_put(entries.clone(), None, None, deadline()).expect("room in both");
     bench.gates[0].release();
-    // The parked write's, then the batch's: the paused clock passes the deadline as soon as this test waits for an answer.
-    bench.gates[0].wait_for_syncs(2);
-    let error = begun.await.expect_err("too late");
+    let batch = bench.router.batch_put(entries.clone(), None, None, deadline()).expect("room");
+    let batch = tokio::spawn(batch);
+    let patience = deadline();
+    while !stored(&bench, &entries).await[0] || !bench.router.shards()[0].is_settled() {
+        assert!(Instant::now() < patience, "the first shard stores its part");
+        tokio::task::yield_now().await;
+    }
+    tokio::time::pause();
+    let error = batch.await.expect("no panic").expect_err("too late");
+    tokio::time::resume();
     assert_eq!(error.reason(), Reason::OutcomeUnknown);
     bench.gates[1].release();
     for parked in parked {
         parked.await.expect("stored");
     }
+    bench.put("x", "1").await;
     assert_eq!(stored(&bench, &entries).await, [true, false]);
 }
 
 #[tokio::test]
 async fn batch_for_which_one_shard_has_no_room_is_unknown_when_another_took_its_part() {
     let bench = Bench::new(2);
-    bench.gates[1].hold();
+    let parked = park(&bench, 1);
     let value = Value::Raw(vec![7; 1 << 20].into());
     let large = Put { key: bench.key_in(1, "large"), value, ..put("x", "1") };
     let mut accepted = Vec::new();
@@ -238,8 +247,6 @@ async fn batch_for_which_one_shard_has_no_room_is_unknown_when_another_took_its_
             Ok(waiting) => accepted.push(waiting),
             Err(error) => break error,
         }
-        // From here on nobody takes anything out of the queue.
-        bench.gates[1].wait_for_sync();
     };
     assert_eq!(full.reason(), Reason::Overloaded);
     let entries =
@@ -251,6 +258,7 @@ async fn batch_for_which_one_shard_has_no_room_is_unknown_when_another_took_its_
     let error = bench.batch_put(entries[1..].to_vec()).await.expect_err("no room");
     assert_eq!(error.reason(), Reason::Overloaded);
     bench.gates[1].release();
+    parked.await.expect("stored");
     for waiting in accepted {
         waiting.await.expect("stored");
     }

@@ -166,7 +166,7 @@ fn request_id_is_kept_for_ten_minutes_by_the_clock_of_the_shard() {
     let mut bench = Bench::new();
     let command = || with_id("id", put("k", "1"));
     assert_eq!(bench.run(command()), stored(1));
-    bench.clock.advance(REQUEST_ID_KEPT - Duration::from_millis(1));
+    bench.clock.advance(REQUEST_ID_KEPT.saturating_sub(Duration::from_millis(1)));
     assert_eq!(bench.run(command()), stored(1), "a repeat does not prolong it");
     bench.reopen();
     assert_eq!(bench.run(command()), stored(1));
@@ -179,7 +179,7 @@ fn request_id_is_kept_for_ten_minutes_by_the_clock_of_the_shard() {
 fn key_expires_by_the_stamp_of_later_writes() {
     let bench = Bench::new();
     bench.run(put_for("t", "1", 2));
-    bench.run(Change::PutMany { entries: vec![(key("m"), json("1"))], ttl: seconds(2) });
+    bench.run(Change::PutMany { entries: vec![(key("m"), json("1"))], ttl: Some(seconds(2)) });
     bench.clock.advance(Duration::from_millis(1_999));
     bench.put("x", "1");
     assert!(bench.text("t").is_some() && bench.text("m").is_some());

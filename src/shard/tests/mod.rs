@@ -100,6 +100,15 @@ impl Bench {
     }
 }
 
+/// A test that fails lets everybody go.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(gate) = &self.gate {
+            gate.release();
+        }
+    }
+}
+
 /// Waits for a future, but not for ever.
 fn wait<F: Future>(future: F) -> F::Output {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -123,8 +132,8 @@ fn json(text: &str) -> Value {
     Value::Json(text.to_owned().into())
 }
 
-fn seconds(count: u32) -> Option<TtlSeconds> {
-    Some(TtlSeconds::new(count).expect("not zero"))
+fn seconds(count: u32) -> TtlSeconds {
+    TtlSeconds::new(count).expect("not zero")
 }
 
 fn put(key_text: &str, value: &str) -> Change {
@@ -132,7 +141,12 @@ fn put(key_text: &str, value: &str) -> Change {
 }
 
 fn put_for(key_text: &str, value: &str, ttl: u32) -> Change {
-    Change::Put { key: key(key_text), value: json(value), ttl: seconds(ttl), if_version: None }
+    Change::Put {
+        key: key(key_text),
+        value: json(value),
+        ttl: Some(seconds(ttl)),
+        if_version: None,
+    }
 }
 
 fn put_if(key_text: &str, value: &str, version: Version) -> Change {

@@ -13,6 +13,8 @@ use crate::storage::testing::property;
 
 const ROUNDS_MAX: usize = 20;
 const COMMANDS_MAX: usize = 12;
+/// Commands of one case, on average.
+const COMMANDS_EACH: u32 = 60;
 
 /// A condition of a command.
 #[derive(Debug, Clone, Copy)]
@@ -262,6 +264,7 @@ fn play(rounds: &[Round]) {
 
 #[test]
 fn shard_answers_as_a_plain_model() {
-    let each = (ROUNDS_MAX * COMMANDS_MAX / 4) as u32;
-    property::check(file!(), (20_000, each), &vec(round(), 1..ROUNDS_MAX), |rounds| play(&rounds));
+    property::check(file!(), (20_000, COMMANDS_EACH), &vec(round(), 1..ROUNDS_MAX), |rounds| {
+        play(&rounds)
+    });
 }

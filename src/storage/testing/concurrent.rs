@@ -150,11 +150,11 @@ fn disturb(home: &Home, engine: &dyn StorageEngine, finished: &AtomicBool) {
         let soon = Timestamp::from_millis(engine.clock().as_millis() + 5);
         batch.put(&[b"zz", &round.to_be_bytes()], &[b"short-lived"], Some(soon));
         engine.write(&batch, Durability::None).expect("writes");
-        if round % 64 == 0 {
+        if round.is_multiple_of(64) {
             engine.compact(KeyRange::ALL).expect("compacts");
             engine.flush().expect("flushes");
         }
-        if round % 128 == 0 {
+        if round.is_multiple_of(128) {
             let copy = home.beside(&format!("copy-{round}"));
             engine.checkpoint(&copy).expect("is copied");
             home.environment().install("copy", &copy).expect("is installed");

@@ -68,10 +68,9 @@ fn barrier_makes_all_earlier_writes_durable(subject: &'static Subject) {
     let home = Home::new(subject);
     let engine = home.open("main");
     let mut newest = engine.durable();
-    for (round, durability) in
-        [Durability::None, Durability::Buffered, Durability::None].into_iter().enumerate()
-    {
-        let seqno = engine.write(&put(b"k", &[round as u8]), durability).expect("writes");
+    let levels = [Durability::None, Durability::Buffered, Durability::None];
+    for (round, durability) in (0u8..).zip(levels) {
+        let seqno = engine.write(&put(b"k", &[round]), durability).expect("writes");
         assert!(seqno > newest && engine.durable() <= seqno);
         newest = seqno;
     }
@@ -142,12 +141,12 @@ fn what_a_killed_process_leaves_is_a_prefix(subject: &'static Subject) {
     // What each engine held after each of its writes; the number of the write is a value in it.
     let mut histories = [vec![Vec::new()], vec![Vec::new()]];
     let mut safe = [0, 0];
-    for round in 0..60u64 {
-        let which = (round * 7 % 5 % 2) as usize;
+    for round in 0..60u8 {
+        let which = usize::from(round % 5 % 2);
         let number = histories[which].len() as u64;
         let mut batch = put(b"number", &number.to_le_bytes());
-        batch.put(&[&[b'k', (round % 11) as u8]], &[&vec![round as u8; 700]], None);
-        batch.delete(&[&[b'k', (round % 7) as u8]]);
+        batch.put(&[&[b'k', round % 11]], &[&vec![round; 700]], None);
+        batch.delete(&[&[b'k', round % 7]]);
         let durability = match round % 9 {
             3 => Durability::Sync,
             6 => Durability::Buffered,
@@ -202,7 +201,9 @@ fn scan_shows_the_moment_of_its_call(subject: &'static Subject) {
 fn large_values_are_whole_after_a_restart(subject: &'static Subject) {
     let mut home = Home::new(subject);
     let engine = home.open("main");
-    let large = |seed: u8| -> Vec<u8> { (0..300_000u32).map(|at| (at / 7) as u8 ^ seed).collect() };
+    let large = |seed: u8| -> Vec<u8> {
+        (0..300_000u32).map(|at| (at / 7).to_le_bytes()[0] ^ seed).collect()
+    };
     for seed in 0..4 {
         engine.write(&put(&[seed], &large(seed)), Durability::None).expect("writes");
     }
@@ -285,23 +286,16 @@ fn checkpoint(home: &Home, name: &str) -> Vec<super::Row> {
 /// Installs what lies in `copy` over an engine that holds something else: it is refused with an error that names `file` and
 /// leaves that as it was, or it is `whole`.
 fn install_damaged(home: &Home, copy: &Path, file: &Path, whole: &[super::Row], what: &str) {
-    match home.environment().install("target", copy) {
-        Err(error) => {
-            assert!(error.to_string().contains(&*file.to_string_lossy()), "{what}: {error}");
-            let kept = rows(&*home.open("target"));
-            assert_eq!(kept, [(b"kept".to_vec(), b"1".to_vec(), None)], "{what}");
-        }
-        Ok(()) => {
-            let engine = home.open("target");
-            assert_eq!(
-                (rows(&*engine).as_slice(), engine.clock().as_millis()),
-                (whole, 7),
-                "{what}"
-            );
-            engine.write(&delete_all(), Durability::None).expect("writes");
-            engine.write(&put(b"kept", b"1"), Durability::None).expect("writes");
-        }
+    if let Err(error) = home.environment().install("target", copy) {
+        assert!(error.to_string().contains(&*file.to_string_lossy()), "{what}: {error}");
+        let kept = rows(&*home.open("target"));
+        assert_eq!(kept, [(b"kept".to_vec(), b"1".to_vec(), None)], "{what}");
+        return;
     }
+    let engine = home.open("target");
+    assert_eq!((rows(&*engine).as_slice(), engine.clock().as_millis()), (whole, 7), "{what}");
+    engine.write(&delete_all(), Durability::None).expect("writes");
+    engine.write(&put(b"kept", b"1"), Durability::None).expect("writes");
 }
 
 fn delete_all() -> WriteBatch {

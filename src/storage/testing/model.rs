@@ -358,7 +358,7 @@ impl Run {
             environment.remove(&old).expect("is removed");
         }
         environment.install(&self.name, &directory).expect("is installed");
-        assert_eq!(environment.list().expect("lists"), [self.name.clone()]);
+        assert_eq!(environment.list().expect("lists"), std::slice::from_ref(&self.name));
         self.engine = Some(self.home.open(&self.name));
         self.newest = Seqno(0);
         self.check_all();

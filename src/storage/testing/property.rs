@@ -22,7 +22,9 @@ pub(crate) fn check<S: Strategy>(
     test: impl Fn(S::Value),
 ) {
     let operations = match std::env::var(OPERATIONS) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{OPERATIONS} is no number: {text}")),
+        Ok(number) => {
+            number.parse().unwrap_or_else(|_| panic!("{OPERATIONS} is no number: {number}"))
+        }
         Err(_) => operations,
     };
     let mut config = Config {
