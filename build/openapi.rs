@@ -27,10 +27,14 @@ struct Comments {
     requests: HashMap<String, String>,
 }
 
-pub(crate) fn complete(generated: &str, descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
+pub(crate) fn complete(
+    generated: &str,
+    descriptors: &FileDescriptorSet,
+) -> Result<String, Box<dyn Error>> {
     let comments = Comments::read(descriptors);
     let mut document: Value = serde_json::from_str(generated)?;
-    document["info"]["description"] = "A distributed, persistent key/value store for JSON documents.".into();
+    document["info"]["description"] =
+        "A distributed, persistent key/value store for JSON documents.".into();
     let paths = object(&mut document["paths"])?;
     for (path, methods) in paths.iter_mut() {
         for (_, operation) in object(methods)?.iter_mut() {
@@ -47,9 +51,15 @@ pub(crate) fn complete(generated: &str, descriptors: &FileDescriptorSet) -> Resu
     Ok(serde_json::to_string(&document)?)
 }
 
-fn describe_operation(path: &str, operation: &mut Value, comments: &Comments) -> Result<(), Box<dyn Error>> {
+fn describe_operation(
+    path: &str,
+    operation: &mut Value,
+    comments: &Comments,
+) -> Result<(), Box<dyn Error>> {
     let name = operation["operationId"].as_str().ok_or("an operation has no id")?.to_owned();
-    let text = comments.get(&format!("KvService.{name}")).ok_or_else(|| format!("{name} has no comment"))?;
+    let text = comments
+        .get(&format!("KvService.{name}"))
+        .ok_or_else(|| format!("{name} has no comment"))?;
     let summary = text.split(". ").next().unwrap_or(text).trim_end_matches('.');
     operation["summary"] = summary.into();
     operation["description"] = text.into();
@@ -69,13 +79,19 @@ fn describe_operation(path: &str, operation: &mut Value, comments: &Comments) ->
 }
 
 fn describe_schema(name: &str, schema: &mut Value, comments: &Comments) {
-    let Some(short) = name.strip_prefix(PACKAGE).and_then(|name| name.strip_prefix('.')) else { return };
+    let Some(short) = name.strip_prefix(PACKAGE).and_then(|name| name.strip_prefix('.')) else {
+        return;
+    };
     if let Some(text) = comments.get(short) {
         schema["description"] = text.into();
     }
-    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else {
+        return;
+    };
     for (field, property) in properties {
-        if let (Some(text), Some(property)) = (comments.get(&format!("{short}.{field}")), property.as_object_mut()) {
+        if let (Some(text), Some(property)) =
+            (comments.get(&format!("{short}.{field}")), property.as_object_mut())
+        {
             property.insert("description".to_owned(), text.into());
         }
     }
@@ -117,9 +133,11 @@ fn name_of(file: &FileDescriptorProto, path: &[i32]) -> Option<String> {
             let message: &DescriptorProto = file.message_type.get(at(message)?)?;
             match rest {
                 [] => Some(message.name().to_owned()),
-                [MESSAGE_FIELDS, field] => {
-                    Some(format!("{}.{}", message.name(), message.field.get(at(field)?)?.json_name()))
-                }
+                [MESSAGE_FIELDS, field] => Some(format!(
+                    "{}.{}",
+                    message.name(),
+                    message.field.get(at(field)?)?.json_name()
+                )),
                 _ => None,
             }
         }
@@ -143,16 +161,17 @@ fn object(value: &mut Value) -> Result<&mut Map<String, Value>, Box<dyn Error>> 
 fn document_paths() -> Value {
     let key = json!({"name": "key", "in": "path", "required": true, "schema": {"type": "string"},
         "description": "The key, 1 to 4096 bytes of UTF-8. Slashes may stand as they are or encoded."});
-    let query = |name: &str, schema: Value, description: &str| {
-        json!({"name": name, "in": "query", "required": false, "schema": schema, "description": description})
-    };
+    let query = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "required": false, "schema": schema, "description": description});
     let if_version = query(
         "ifVersion",
         json!({"type": "string", "format": "uint64"}),
         "Only if the key has this version; 0: only if it is absent.",
     );
-    let request_id =
-        query("requestId", json!({"type": "string"}), "Makes a repeat within 10 minutes answer as the first did.");
+    let request_id = query(
+        "requestId",
+        json!({"type": "string"}),
+        "Makes a repeat within 10 minutes answer as the first did.",
+    );
     let ttl = query(
         "ttl",
         json!({"type": "integer", "format": "uint32", "minimum": 1}),

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod backup;
+pub mod bench;
 pub mod command;
 pub mod config;
 pub mod error;

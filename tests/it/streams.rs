@@ -108,5 +108,8 @@ async fn a_scan_ends_at_its_deadline() {
         }
     });
     let status = ended.await.expect("in time").expect("it is cut off");
-    assert_eq!((status.code(), reason(&status).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::DeadlineExceeded, "DEADLINE_EXCEEDED")
+    );
 }
