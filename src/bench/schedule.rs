@@ -120,7 +120,12 @@ impl Timer {
         use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        Ok(Self { timer: tokio::io::unix::AsyncFd::register(timer)? })
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for the sake of types that may change their descriptor, which `OwnedFd` never does"
+        )]
+        let timer = tokio::io::unix::AsyncFd::new(timer)?;
+        Ok(Self { timer })
     }
 
     /// Waits until `at`; may return early, when an earlier wait was given up.
