@@ -3,6 +3,7 @@
 //! `tests/README.md` maps each promise to its test.
 
 mod bad_input;
+mod bench;
 mod node;
 mod process;
 mod session;
