@@ -16,7 +16,7 @@ struct Bench {
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("bench") {
         let bench = <Bench as clap::Parser>::parse_from(std::env::args().skip(1));
-        return match kvstore::bench::run(&bench.args) {
+        return match kvstore::bench::run(&bench.args, &mut std::io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("kvstore: {error}");

@@ -32,7 +32,7 @@ mod unary;
 mod wire;
 mod workload;
 
-use std::io::Write as _;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -83,12 +83,12 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Runs the load and prints what was measured.
+/// Runs the load and writes what was measured to `out`, in one piece at the end.
 ///
 /// # Errors
 ///
 /// See [`enum@Error`].
-pub fn run(args: &Args) -> Result<(), Error> {
+pub fn run(args: &Args, out: &mut impl Write) -> Result<(), Error> {
     let mut plan = args.plan()?;
     let interrupt = Interrupt::watch()?;
     let own = plan.own_server.take().map(|settings| OwnServer::start(&settings)).transpose()?;
@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         Output::Json => report.to_json(),
     };
     // A reader that has gone, as `head` does, is no failure.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(out, "{text}");
     let errors = report.errors();
     if errors > args.errors_max {
         return Err(Error::TooManyErrors { errors, max: args.errors_max });

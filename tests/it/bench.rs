@@ -6,6 +6,7 @@ use kvstore::bench::{self, Error};
 use crate::node::{TestNode, get, put};
 
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Program {
     #[command(flatten)]
     args: bench::Args,
@@ -18,7 +19,8 @@ async fn run(node: &TestNode, words: &[&str]) -> Result<(), Error> {
     let place = ["--endpoint", grpc.as_str(), "--http-endpoint", http.as_str()];
     let all = ["bench"].iter().chain(&place).chain(&short).chain(words);
     let args = Program::try_parse_from(all).expect("legal").args;
-    tokio::task::spawn_blocking(move || bench::run(&args)).await.expect("it does not panic")
+    let measure = move || bench::run(&args, &mut Vec::new());
+    tokio::task::spawn_blocking(measure).await.expect("it does not panic")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +93,8 @@ async fn a_server_that_is_not_there_or_takes_less_is_told_before_the_load() {
     run(&node, &["--in-flight", "6", "--connections", "2"]).await.expect("three for each");
     let nobody = ["--endpoint", "127.0.0.1:1", "--no-preload"];
     let args = Program::try_parse_from(["bench"].iter().chain(&nobody)).expect("legal").args;
-    let error = tokio::task::spawn_blocking(move || bench::run(&args)).await.expect("no panic");
+    let measure = move || bench::run(&args, &mut Vec::new());
+    let error = tokio::task::spawn_blocking(measure).await.expect("it does not panic");
     assert!(error.expect_err("nobody listens").to_string().contains("cannot connect"));
 }
 
