@@ -21,6 +21,7 @@ const RATE_MAX: f64 = 1e8;
 
 /// Measures a running server, or one of its own, under load.
 #[derive(Debug, Clone, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub struct Args {
     /// gRPC address; repeat it to spread the connections over a cluster.
     #[arg(long, value_name = "URL", env = "KVSTORE_ENDPOINTS", value_delimiter = ',',
@@ -102,7 +103,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub errors_max: u64,
     /// How the figures are printed.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
+    #[arg(long, short, env = "KVSTORE_OUTPUT", value_enum, default_value_t = Output::Text)]
     pub output: Output,
 }
 
@@ -170,8 +171,11 @@ fn size(text: &str) -> Result<u64, String> {
     crate::config::size(text).ok_or_else(|| "expected bytes, such as 100 or 4KB".to_owned())
 }
 
+/// As the other commands read it: a bare number counts seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::config::duration(text)
+    let bare = text.bytes().all(|byte| byte.is_ascii_digit());
+    let text = if bare { format!("{text}s") } else { text.to_owned() };
+    crate::config::duration(&text)
         .ok_or_else(|| "expected a whole number with ms, s, m or h, such as 5s".to_owned())
 }
 
@@ -325,6 +329,13 @@ mod tests {
     }
 
     #[test]
+    fn times_take_units_and_bare_seconds() {
+        let of = |text| plan(&["--duration", text]).expect("legal").duration;
+        assert_eq!((of("2"), of("2s")), (Duration::from_secs(2), Duration::from_secs(2)));
+        assert_eq!(of("250ms"), Duration::from_millis(250));
+    }
+
+    #[test]
     fn a_workload_of_ycsb_brings_its_distribution_unless_told_otherwise() {
         let of = |words| plan(words).expect("legal").distribution;
         assert_eq!(of(&["--workload", "ycsb-a"]), Distribution::Zipfian);
@@ -356,6 +367,7 @@ mod tests {
             (&["--rate", "NaN"], "--rate"),
             (&["--rate", "0"], "--rate"),
             (&["--duration", "0s"], "--duration"),
+            (&["--duration", ""], "expected a whole number"),
             (&["--rounds", "0"], "--rounds"),
             (&["--set", "a=b"], "--self"),
             (&["--self", "--server-pid", "1"], "cannot be used"),

@@ -124,6 +124,7 @@ fn fnv(number: u64) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
 mod tests {
     use std::collections::HashMap;
 

@@ -84,7 +84,7 @@ async fn put(
     wire::write_frame_head(entries.len(), &mut frame);
     frame.unsplit(entries);
     let mut count = Err(Wrong("the answer to a batch has no message"));
-    Frames::default().feed(method.call(Bytes::from(frame)).await?, |message| {
+    Frames::default().feed(&method.call(Bytes::from(frame)).await?, |message| {
         count = wire::read_count(message);
         Ok(())
     })?;

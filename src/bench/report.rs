@@ -233,17 +233,11 @@ fn write_row(out: &mut String, name: &str, cells: impl Iterator<Item = String>) 
 }
 
 fn write_latencies(out: &mut String, name: &str, side: &Side) {
+    let title = format!("{name}: latency, us");
     let _ = writeln!(
         out,
-        "\n{:<26}{:>12}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
-        format!("{name}: latency, us"),
-        "count",
-        "mean",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
-        "max"
+        "\n{title:<26}{:>12}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
+        "count", "mean", "p50", "p90", "p99", "p99.9", "max"
     );
     for (kind, latency) in &side.latency_us {
         let Latency { count, mean, p50, p90, p99, p99_9, max, .. } = latency;

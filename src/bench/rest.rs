@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::Error;
 use super::lanes::Caller;
 use super::tally::Failure;
-use super::wire::{Ask, KEY_PREFIX, Messages, Wrong};
+use super::wire::{Ask, KEY_PREFIX, Messages, Wrong, check_count};
 use crate::net::{self, Endpoint};
 
 /// A pool of connections.
@@ -151,7 +151,7 @@ impl<'a> Rest<'a> {
                     self.messages.check_text(first, &item.key, &item.value)?;
                 }
                 let count = u32::try_from(page.items.len()).unwrap_or(u32::MAX);
-                self.messages.check_count(count, limit, least)
+                check_count(count, limit, least)
             }
         }
     }

@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
             let chunk = chunk?;
             self.answers.flow_control().release_capacity(chunk.len())?;
             let (now, mut tally) = (Instant::now(), tally.borrow_mut());
-            frames.feed(chunk, |message| {
+            frames.feed(&chunk, |message| {
                 slots.answer(self.target, self.messages, message, now, &mut out, &mut tally)
             })?;
         }
@@ -232,7 +232,7 @@ mod tests {
             requests.push(SessionRequest::decode(message).expect("protobuf"));
             Ok(())
         };
-        Frames::default().feed(out.split().freeze(), each).expect("frames");
+        Frames::default().feed(&out.split(), each).expect("frames");
         requests
     }
 

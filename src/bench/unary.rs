@@ -66,7 +66,7 @@ impl Caller for Unary<'_> {
         let answer = method.call(frame).await?;
         let mut frames = Frames::default();
         let mut version = Err(Wrong("an answer without a message"));
-        frames.feed(answer, |message| {
+        frames.feed(&answer, |message| {
             version = Ok(self.messages.check(self.target, &ask, message)?);
             Ok(())
         })?;

@@ -7,7 +7,7 @@
 //! A gRPC frame is one byte of flags (0: not compressed), four bytes of length, big endian, and the message. A protobuf
 //! field is a varint of `number << 3 | kind` and its content; kinds 0 (varint) and 2 (length and bytes) are all that occurs.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 
 /// Every key begins so.
 pub(super) const KEY_PREFIX: &str = "bench";
@@ -245,6 +245,14 @@ impl Messages {
         }
     }
 
+    /// As [`Self::check`], for the content of a stream's answer.
+    pub(super) fn check_operation(&self, target: Target, ask: &Ask, content: &[u8]) -> Read<u64> {
+        match target {
+            Target::Product => self.check(target, ask, content),
+            Target::Echo => self.check_payload(content),
+        }
+    }
+
     fn check_payload(&self, payload: &[u8]) -> Read<u64> {
         let right = payload.len() == self.payload_bytes() && payload.first() == self.noise.first();
         if right { Ok(0) } else { Err(Wrong("an echo of something else")) }
@@ -278,18 +286,7 @@ impl Messages {
                 count += 1;
             }
         }
-        self.check_count(count, limit, least)
-    }
-
-    #[expect(clippy::unused_self, reason = "belongs to the other checks")]
-    pub(super) fn check_count(&self, count: u32, limit: u32, least: u32) -> Read<u64> {
-        if count < least {
-            return Err(Wrong("a range leaves keys out"));
-        }
-        if count > limit {
-            return Err(Wrong("a range has more items than asked for"));
-        }
-        Ok(0)
+        check_count(count, limit, least)
     }
 
     /// Checks JSON that a REST read answered with: one item.
@@ -326,7 +323,6 @@ pub(super) fn read_answer(target: Target, message: &[u8]) -> Read<Answer<'_>> {
     for field in fields(message) {
         match field? {
             (1, Content::Number(number)) => id = number,
-            // The stream's answer without its id is the unary answer; `check` expects the payload as field 1.
             (8, Content::Bytes(status)) if target == Target::Product => {
                 body = Some(read_status(status)?);
             }
@@ -349,21 +345,22 @@ fn read_status(message: &[u8]) -> Read<AnswerBody<'_>> {
     Ok(AnswerBody::Status(code, text))
 }
 
-impl Messages {
-    /// As [`Self::check`], for the content of a stream's answer.
-    pub(super) fn check_operation(&self, target: Target, ask: &Ask, content: &[u8]) -> Read<u64> {
-        match target {
-            Target::Product => self.check(target, ask, content),
-            Target::Echo => self.check_payload(content),
-        }
-    }
-}
-
 fn check_version(message: &[u8]) -> Read<u64> {
     match fields(message).next() {
         Some(Ok((1, Content::Number(version)))) if version > 0 => Ok(version),
         _ => Err(Wrong("the answer has no version")),
     }
+}
+
+/// Checks the number of items of a range.
+pub(super) fn check_count(count: u32, limit: u32, least: u32) -> Read<u64> {
+    if count < least {
+        return Err(Wrong("a range leaves keys out"));
+    }
+    if count > limit {
+        return Err(Wrong("a range has more items than asked for"));
+    }
+    Ok(0)
 }
 
 /// `count` of a BatchPutResponse.
@@ -408,10 +405,10 @@ fn write_number(field: u32, number: u64, out: &mut BytesMut) {
 
 fn write_varint(mut number: u64, out: &mut BytesMut) {
     while number >= 0x80 {
-        out.put_u8(number as u8 | 0x80);
+        out.put_u8((number & 0x7F) as u8 | 0x80);
         number >>= 7;
     }
-    out.put_u8(number as u8);
+    out.put_u8((number & 0x7F) as u8);
 }
 
 const fn varint_bytes(number: u64) -> usize {
@@ -482,17 +479,17 @@ impl Frames {
     /// Hands every message that is whole with `chunk` to `each`, in order.
     pub(super) fn feed(
         &mut self,
-        chunk: Bytes,
+        chunk: &[u8],
         mut each: impl FnMut(&[u8]) -> Read<()>,
     ) -> Read<()> {
         if self.begun.is_empty() {
-            let taken = take_frames(&chunk, &mut each)?;
+            let taken = take_frames(chunk, &mut each)?;
             if taken < chunk.len() {
                 self.begun.extend_from_slice(&chunk[taken..]);
             }
             return Ok(());
         }
-        self.begun.extend_from_slice(&chunk);
+        self.begun.extend_from_slice(chunk);
         let taken = take_frames(&self.begun, &mut each)?;
         let _ = self.begun.split_to(taken);
         Ok(())
@@ -725,7 +722,7 @@ mod tests {
                     got.push(message.to_vec());
                     Ok(())
                 };
-                frames.feed(Bytes::copy_from_slice(chunk), each).expect("sound frames");
+                frames.feed(chunk, each).expect("sound frames");
             }
             assert_eq!(got, sent, "in chunks of {step}");
             assert!(frames.is_empty());
@@ -735,9 +732,9 @@ mod tests {
     #[test]
     fn garbage_is_told_and_never_panics() {
         let mut frames = Frames::default();
-        assert!(frames.feed(Bytes::from_static(&[1, 0, 0, 0, 0]), |_| Ok(())).is_err());
+        assert!(frames.feed(&[1, 0, 0, 0, 0], |_| Ok(())).is_err());
         let mut frames = Frames::default();
-        assert!(frames.feed(Bytes::from_static(&[0, 255, 255, 255, 255]), |_| Ok(())).is_err());
+        assert!(frames.feed(&[0, 255, 255, 255, 255], |_| Ok(())).is_err());
         let messages = messages();
         let mut state = 1_u64;
         for length in 0..200 {

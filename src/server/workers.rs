@@ -70,3 +70,49 @@ impl Drop for Workers {
         self.stopping.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn work_stays_on_its_thread_and_ends_with_it() {
+        let workers = Workers::start().expect("the system has threads");
+        let (told, tells) = sync_channel(2 * workers.handles().len());
+        for handle in workers.handles() {
+            let told = told.clone();
+            handle.spawn(async move {
+                let before = thread::current().id();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                told.send((before, thread::current().id())).expect("somebody listens");
+                // Never ends by itself; holds its end of the channel until then.
+                std::future::pending::<()>().await;
+                drop(told);
+            });
+        }
+        drop(told);
+        let mut threads = Vec::new();
+        for _ in workers.handles() {
+            let (before, after) = tells.recv_timeout(Duration::from_secs(20)).expect("it runs");
+            assert_eq!(before, after);
+            assert!(!threads.contains(&before), "each has a thread of its own");
+            threads.push(before);
+        }
+        workers.stop();
+        // Nothing is told twice, and nobody is left to tell.
+        let cut_off = tells.recv_timeout(Duration::from_secs(20));
+        assert_eq!(cut_off, Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn connections_are_given_out_in_turn() {
+        let workers = Workers::start().expect("the system has threads");
+        let count = workers.handles().len();
+        let turns: Vec<usize> = (0..2 * count).map(|_| workers.next()).collect();
+        assert_eq!(turns[..count], turns[count..]);
+        assert_eq!(turns[..count], (0..count).collect::<Vec<_>>());
+    }
+}
