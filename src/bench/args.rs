@@ -283,7 +283,7 @@ impl Args {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Debug>(
+fn within<T: Copy + PartialOrd + std::fmt::Debug>(
     name: &str,
     value: T,
     least: T,

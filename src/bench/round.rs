@@ -69,7 +69,7 @@ struct Lane<'a> {
 }
 
 enum Carrier<'a> {
-    Unary(Unary<'a>),
+    Unary(Box<Unary<'a>>),
     Session(Session<'a>),
     Rest(Rest<'a>),
 }
@@ -179,7 +179,7 @@ impl<'a> Bench<'a> {
         let carrier = if plan.transport == Transport::Session {
             Carrier::Session(Session::new(&connection, target, messages).await?)
         } else {
-            Carrier::Unary(Unary::new(&connection, target, messages, window).await?)
+            Carrier::Unary(Box::new(Unary::new(&connection, target, messages, window).await?))
         };
         Lane::new(carrier, number, window)
     }
@@ -195,7 +195,7 @@ impl<'a> Bench<'a> {
         let source = Source::new(plan, &self.known, schedule, round.number, number, lanes);
         match lane.carrier {
             Carrier::Unary(unary) => {
-                lanes::drive(&unary, source, lane.window, &lane.timer, tally).await;
+                lanes::drive(&*unary, source, lane.window, &lane.timer, tally).await;
             }
             Carrier::Rest(rest) => {
                 lanes::drive(&rest, source, lane.window, &lane.timer, tally).await;

@@ -125,8 +125,8 @@ impl Messages {
         let marked = inside.min(MARK_BYTES);
         out.put_slice(&mark[..marked]);
         let mut left = inside - marked;
-        let mut from = (key.wrapping_mul(31).wrapping_add(revision.wrapping_mul(8191))
-            % NOISE_BYTES as u64) as usize;
+        let mixed = key.wrapping_mul(31).wrapping_add(revision.wrapping_mul(8191));
+        let mut from = usize::try_from(mixed % NOISE_BYTES as u64).expect("below 64 KiB");
         while left > 0 {
             let part = &self.noise[from..(from + left).min(NOISE_BYTES)];
             out.put_slice(part);

@@ -74,18 +74,18 @@ impl Listener {
             server =
                 server.max_connection_age(age).max_connection_age_grace(http2.connection_age_grace);
         }
-        let router = server.layer(AdmissionLayer(Arc::clone(&shared.in_flight))).add_routes(routes);
+        let port = server.layer(AdmissionLayer(Arc::clone(&shared.in_flight))).add_routes(routes);
         let address = self.address;
         let mut queues = Vec::new();
         let mut serving = Vec::new();
         for worker in shared.workers.handles() {
             let (queue, accepted) = mpsc::channel(ACCEPTED_MAX);
             queues.push(queue);
-            let router = router.clone();
+            let port = port.clone();
             let stopped = shared.stopping.clone().cancelled_owned();
             serving.push(worker.spawn(async move {
                 let incoming = ReceiverStream::new(accepted).filter_map(Connection::adopt);
-                if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
+                if let Err(error) = port.serve_with_incoming_shutdown(incoming, stopped).await {
                     tracing::error!(%address, %error, "serving failed");
                 }
             }));
