@@ -28,7 +28,7 @@ use super::{Api, status};
 use crate::error::{Error, Reason, Result};
 use crate::proto::v1::session_request::Operation;
 use crate::proto::v1::session_response;
-use crate::proto::v1::{SessionRequest, SessionResponse};
+use crate::proto::v1::{GetRequest, SessionRequest, SessionResponse};
 use crate::telemetry::Op;
 
 /// What an operation in flight costs beside its message: future, queue slot, answer.
@@ -90,15 +90,22 @@ impl Session {
             && self.bytes_in_flight < limits.session_bytes
     }
 
+    /// Whether the node stops from now on; asks to be woken when it does. Only before the session waits or lets others run, which
+    /// it does at least once in [`ANSWERS_IN_A_ROW`]: it takes a lock.
+    fn stops_now(&mut self, context: &mut Context<'_>) -> bool {
+        if self.end.is_some() || self.stopping.as_mut().poll(context).is_pending() {
+            return false;
+        }
+        let error = Error::new(
+            Reason::NotServing,
+            "the node is stopping; operations without an answer were not started",
+        );
+        self.end = Some(End::Failed(status::to_tonic(&error)));
+        true
+    }
+
     /// The next operation that may start; pending while there is none, or the window is full.
     fn poll_operation(&mut self, context: &mut Context<'_>) -> Poll<Option<SessionRequest>> {
-        if self.stopping.as_mut().poll(context).is_ready() && self.end.is_none() {
-            let error = Error::new(
-                Reason::NotServing,
-                "the node is stopping; operations without an answer were not started",
-            );
-            self.end = Some(End::Failed(status::to_tonic(&error)));
-        }
         if self.end.is_some() {
             return Poll::Ready(None);
         }
@@ -145,11 +152,11 @@ impl Session {
 
     /// Starts an operation; its answer, where that needs no waiting.
     fn start(&mut self, request: SessionRequest) -> Option<SessionResponse> {
-        let bytes = prost::Message::encoded_len(&request) + OPERATION_OVERHEAD_BYTES;
         let SessionRequest { id, operation } = request;
-        let api = self.api.clone();
-        let call = Call::within(None, api.limits());
-        match operation {
+        let operation = match operation {
+            // The fast way: nothing is measured, counted or copied for an answer that is at hand.
+            Some(Operation::Get(get)) => return self.start_get(id, get),
+            Some(operation) => operation,
             None => {
                 let error = Error::new(
                     Reason::InvalidRequest,
@@ -157,52 +164,63 @@ impl Session {
                 );
                 return Some(respond(id, Err(error)));
             }
-            Some(Operation::Get(get)) => {
-                let started = Instant::now();
-                let answer = match api.get_now(get) {
-                    Ok(GetNow::Done(response)) => Ok(session_response::Result::Get(response)),
-                    Err(error) => Err(error),
-                    Ok(GetNow::Wait(key)) => {
-                        self.wait_for(id, bytes, Vec::new(), async move {
-                            let answer = api.get_settled(key, call.deadline).await;
-                            api.record(Op::Get, started, answer.as_ref().err());
-                            answer.map(session_response::Result::Get)
-                        });
-                        return None;
-                    }
-                };
-                api.record(Op::Get, started, answer.as_ref().err());
-                return Some(respond(id, answer));
-            }
-            Some(Operation::Put(put)) => {
+        };
+        let bytes = operation.encoded_len() + OPERATION_OVERHEAD_BYTES;
+        let api = self.api.clone();
+        let call = Call::within(None, api.limits());
+        match operation {
+            Operation::Get(get) => return self.start_get(id, get),
+            Operation::Put(put) => {
                 let written = vec![hash(&put.key)];
                 let answer = api.put(put, call);
                 self.wait_for(id, bytes, written, async {
                     answer.await.map(session_response::Result::Put)
                 });
             }
-            Some(Operation::Delete(delete)) => {
+            Operation::Delete(delete) => {
                 let written = vec![hash(&delete.key)];
                 let answer = api.delete(delete, call);
                 self.wait_for(id, bytes, written, async {
                     answer.await.map(session_response::Result::Delete)
                 });
             }
-            Some(Operation::BatchPut(batch)) => {
+            Operation::BatchPut(batch) => {
                 let written = batch.entries.keys().map(|key| hash(key)).collect();
                 let answer = api.batch_put(batch, call);
                 self.wait_for(id, bytes, written, async {
                     answer.await.map(session_response::Result::BatchPut)
                 });
             }
-            Some(Operation::BatchGet(batch)) => self.wait_for(id, bytes, Vec::new(), async move {
+            Operation::BatchGet(batch) => self.wait_for(id, bytes, Vec::new(), async move {
                 api.batch_get(batch, call).await.map(session_response::Result::BatchGet)
             }),
-            Some(Operation::Range(range)) => self.wait_for(id, bytes, Vec::new(), async move {
+            Operation::Range(range) => self.wait_for(id, bytes, Vec::new(), async move {
                 api.range(range, call).await.map(session_response::Result::Range)
             }),
         }
         None
+    }
+
+    /// Reads one key; its answer, unless the read has to wait.
+    fn start_get(&mut self, id: u64, get: GetRequest) -> Option<SessionResponse> {
+        let started = Instant::now();
+        let answer = match self.api.get_now(get) {
+            Ok(GetNow::Done(response)) => Ok(session_response::Result::Get(response)),
+            Err(error) => Err(error),
+            Ok(GetNow::Wait(key)) => {
+                let api = self.api.clone();
+                let call = Call::within(None, api.limits());
+                let bytes = key.as_bytes().len() + OPERATION_OVERHEAD_BYTES;
+                self.wait_for(id, bytes, Vec::new(), async move {
+                    let answer = api.get_settled(key, call.deadline).await;
+                    api.record(Op::Get, started, answer.as_ref().err());
+                    answer.map(session_response::Result::Get)
+                });
+                return None;
+            }
+        };
+        self.api.record(Op::Get, started, answer.as_ref().err());
+        Some(respond(id, answer))
     }
 
     fn wait_for(
@@ -241,6 +259,7 @@ impl Stream for Session {
         let session = &mut *self;
         session.in_a_row += 1;
         if session.in_a_row > ANSWERS_IN_A_ROW {
+            session.stops_now(context);
             session.in_a_row = 0;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -264,6 +283,9 @@ impl Stream for Session {
                     });
                 }
                 Poll::Ready(None) | Poll::Pending => {
+                    if session.stops_now(context) {
+                        continue;
+                    }
                     session.in_a_row = 0;
                     return Poll::Pending;
                 }

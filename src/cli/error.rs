@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::bench;
 use crate::config::ConfigError;
 use crate::net::Failure;
 use crate::server;
@@ -19,6 +20,8 @@ pub(super) enum Error {
     KeyNotFound(String),
     /// The configuration cannot be used; one line for each problem.
     Config(ConfigError),
+    /// The command line asks for what cannot be done.
+    Usage(String),
     /// Anything else, in a sentence without full stop.
     Failed(String),
     /// It was told already, on a line for each part that failed.
@@ -37,8 +40,19 @@ impl Error {
         ExitCode::from(match self {
             Self::ClosedPipe => 0,
             Self::Call(_) | Self::Config(_) | Self::Failed(_) | Self::Told => 1,
+            Self::Usage(_) => 2,
             Self::KeyNotFound(_) => 3,
         })
+    }
+}
+
+impl From<bench::Error> for Error {
+    fn from(error: bench::Error) -> Self {
+        if error.is_usage() {
+            Self::Usage(error.to_string())
+        } else {
+            Self::Failed(error.to_string())
+        }
     }
 }
 
@@ -52,7 +66,7 @@ impl fmt::Display for Error {
                     error.problems.iter().map(|problem| format!("kvstore: {problem}")).collect();
                 f.write_str(&lines.join("\n"))
             }
-            Self::Failed(message) => write!(f, "kvstore: {message}"),
+            Self::Failed(message) | Self::Usage(message) => write!(f, "kvstore: {message}"),
             Self::Told | Self::ClosedPipe => Ok(()),
         }
     }

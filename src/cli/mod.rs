@@ -26,7 +26,7 @@ use clap_complete::Shell;
 use self::args::ConfigArgs;
 use self::error::{Error, Result};
 use self::output::Output;
-use crate::server;
+use crate::{bench, server};
 
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
@@ -85,6 +85,8 @@ enum Command {
     /// Make, check and take back backups
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Measure a node, or one of its own, under load
+    Bench(bench::Args),
     /// Print the effective configuration with the origin of each value
     Config(config::Args),
     /// Print completions for a shell, to be sourced
@@ -150,6 +152,13 @@ fn execute(command: Command, output: &mut Output) -> Result<()> {
         Command::Compact(compact) => block_on(compact.run(output)),
         Command::Flush(flush) => block_on(flush.run(output)),
         Command::Backup(backup) => backup.run(output),
+        Command::Bench(args) => {
+            let mut report = Vec::new();
+            let measured = bench::run(&args, &mut report);
+            // Also of a run with too many errors.
+            output.bytes(&report)?;
+            Ok(measured?)
+        }
         Command::Config(config) => config.run(output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

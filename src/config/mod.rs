@@ -31,6 +31,7 @@ pub use settings::{
     LogLevel, Logging, Member, Node, Raft, Server, Shutdown, Storage, SyncMode,
 };
 pub use table::KEYS;
+pub use value::{duration, size};
 
 use layers::{Item, Layers, Target, row};
 

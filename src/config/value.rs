@@ -26,12 +26,12 @@ const DURATIONS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Bytes: `100MB`, `4 KiB`, or a bare number.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     with_unit(text, &SIZES)
 }
 
 /// `150ms`, `20s`, `5m`, `1h`, `1d`, or a bare number of milliseconds.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     with_unit(text, &DURATIONS).map(Duration::from_millis)
 }
 

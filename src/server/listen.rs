@@ -7,22 +7,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
-use futures::stream::unfold;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::Error;
+use super::workers::Workers;
 use crate::api::{AdmissionLayer, InFlight};
 use crate::config::Http2;
 
 /// Wait after the operating system refused a connection, which it does when files run out: trying at once would only burn time.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Connections on their way to one worker.
+const ACCEPTED_MAX: usize = 64;
 
 /// HTTP/2 resets that a client may cause before its connection is closed (CVE-2023-44487).
 const RESETS_MAX: usize = 20;
@@ -36,6 +40,7 @@ pub(super) struct Shared {
     pub(super) http2: Http2,
     pub(super) connections: Arc<Semaphore>,
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) workers: Arc<Workers>,
     /// Cancelled when no more connections and calls are taken.
     pub(super) stopping: CancellationToken,
 }
@@ -69,50 +74,89 @@ impl Listener {
             server =
                 server.max_connection_age(age).max_connection_age_grace(http2.connection_age_grace);
         }
-        let incoming = incoming(self.listener, Arc::clone(&shared.connections));
-        let router = server.layer(AdmissionLayer(Arc::clone(&shared.in_flight))).add_routes(routes);
-        let stopped = shared.stopping.clone().cancelled_owned();
+        let port = server.layer(AdmissionLayer(Arc::clone(&shared.in_flight))).add_routes(routes);
         let address = self.address;
+        let mut queues = Vec::new();
+        let mut serving = Vec::new();
+        for worker in shared.workers.handles() {
+            let (queue, accepted) = mpsc::channel(ACCEPTED_MAX);
+            queues.push(queue);
+            let port = port.clone();
+            let stopped = shared.stopping.clone().cancelled_owned();
+            serving.push(worker.spawn(async move {
+                let incoming = ReceiverStream::new(accepted).filter_map(Connection::adopt);
+                if let Err(error) = port.serve_with_incoming_shutdown(incoming, stopped).await {
+                    tracing::error!(%address, %error, "serving failed");
+                }
+            }));
+        }
+        let shared = shared.clone();
         tokio::spawn(async move {
-            if let Err(error) = router.serve_with_incoming_shutdown(incoming, stopped).await {
-                tracing::error!(%address, %error, "serving failed");
+            tokio::select! {
+                () = accept(&self.listener, &shared, &queues) => {}
+                () = shared.stopping.cancelled() => {}
+            }
+            // Nobody connects to a node that stops: closed now, not when the last call has ended.
+            drop((self, queues));
+            for port in serving {
+                // A port that ended in a panic was reported by its hook.
+                let _ = port.await;
             }
         })
     }
 }
 
-/// The connections of `listener`. One above the limit is closed at once: its client learns it now and not by a timeout.
-fn incoming(
-    listener: TcpListener,
-    free: Arc<Semaphore>,
-) -> impl Stream<Item = io::Result<Connection>> {
-    unfold((listener, free), |(listener, free)| async {
-        loop {
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = Arc::clone(&free).try_acquire_owned() else {
-                tracing::warn!(%peer, "closed a connection: kvstore.http2.connections-max are open");
-                continue;
-            };
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%peer, %error, "a connection ended while it began");
+/// Gives the connections of `listener` to the workers in turn. One above the limit is closed at once: its client learns it now and not
+/// by a timeout.
+async fn accept(listener: &TcpListener, shared: &Shared, queues: &[mpsc::Sender<Accepted>]) {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
-            return Some((Ok(Connection { stream, _permit: permit }), (listener, free)));
+        };
+        let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
+            tracing::warn!(%peer, "closed a connection: kvstore.http2.connections-max are open");
+            continue;
+        };
+        let accepted = stream.set_nodelay(true).and_then(|()| stream.into_std());
+        match accepted {
+            Ok(stream) => {
+                // A worker that takes no more has ended.
+                let _ = queues[shared.workers.next()].send(Accepted { stream, permit }).await;
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a connection ended while it began"),
         }
-    })
+    }
+}
+
+/// A connection on its way to the worker that serves it.
+struct Accepted {
+    stream: std::net::TcpStream,
+    permit: OwnedSemaphorePermit,
 }
 
 /// A connection that counts while it is open.
 struct Connection {
     stream: TcpStream,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Takes a connection over into the runtime of this thread.
+    fn adopt(accepted: Accepted) -> Option<io::Result<Self>> {
+        let Accepted { stream, permit } = accepted;
+        match TcpStream::from_std(stream) {
+            Ok(stream) => Some(Ok(Self { stream, _permit: permit })),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be served");
+                None
+            }
+        }
+    }
 }
 
 impl Connected for Connection {

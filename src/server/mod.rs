@@ -10,6 +10,7 @@ mod listen;
 mod process;
 mod restore;
 mod storage;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use self::listen::{Listener, Shared};
 pub use self::process::run;
 pub use self::restore::restore;
 use self::storage::Storage;
+use self::workers::Workers;
 use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
 use crate::config::{Config, Loaded};
 use crate::proto::admin::ConfigValue;
@@ -91,6 +93,7 @@ pub struct Server {
     api: Api,
     storage: Storage,
     ports: Vec<JoinHandle<()>>,
+    workers: Arc<Workers>,
     tasks: Vec<JoinHandle<()>>,
     stopping: CancellationToken,
 }
@@ -147,10 +150,12 @@ impl Server {
         let actuator = api::actuator::router(metrics, Arc::clone(&health), actuator_info(&config));
         let web = api::http_router(&api, routes.clone(), actuator, &config.cors.origins);
 
+        let workers = Arc::new(Workers::start().map_err(Error::Thread)?);
         let shared = Shared {
             http2: config.http2.clone(),
             connections: Arc::new(Semaphore::new(config.http2.connections_max)),
             in_flight,
+            workers: Arc::clone(&workers),
             stopping: stopping.clone(),
         };
         let (http_address, grpc_address) = (http.address, grpc.as_ref().map(|grpc| grpc.address));
@@ -166,6 +171,7 @@ impl Server {
             api,
             storage,
             ports,
+            workers,
             tasks,
             stopping,
         };
@@ -200,6 +206,9 @@ impl Server {
             tracing::warn!("calls still ran after kvstore.shutdown.timeout and were cut off");
         }
         self.api.close();
+        let workers = self.workers;
+        // A panic there would be one of `join` itself.
+        let _ = tokio::task::spawn_blocking(move || workers.stop()).await;
         for task in self.tasks {
             let _ = task.await;
         }

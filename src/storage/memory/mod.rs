@@ -19,7 +19,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use self::state::{Map, Row, State};
+use self::state::{Map, Row, RowKey, State};
 use super::dump::{self, DumpReader, Kind};
 use super::limits::check_batch;
 use super::names::{NameGuard, NamesInUse};
@@ -245,8 +245,8 @@ struct MemoryScan {
     start: Bytes,
     end: Option<Bytes>,
     direction: Direction,
-    chunk: VecDeque<(Bytes, Row)>,
-    current: Option<(Bytes, Row)>,
+    chunk: VecDeque<(RowKey, Row)>,
+    current: Option<(RowKey, Row)>,
     exhausted: bool,
 }
 
@@ -268,7 +268,7 @@ impl MemoryScan {
         let range = state::range(&self.view.map, &self.start, self.end.as_deref());
         let mut last = None;
         let mut seen = 0;
-        let mut take = |(key, row): (&Bytes, &Row)| {
+        let mut take = |(key, row): (&RowKey, &Row)| {
             seen += 1;
             last = Some(key.clone());
             if row.is_visible(self.view.clock) {
@@ -283,7 +283,7 @@ impl MemoryScan {
         match (last, self.direction) {
             (None, _) => {}
             (Some(last), Direction::Forward) => self.start = successor(&last),
-            (Some(last), Direction::Reverse) => self.end = Some(last),
+            (Some(last), Direction::Reverse) => self.end = Some(Bytes::copy_from_slice(&last)),
         }
     }
 }

@@ -5,8 +5,11 @@
 //! * `keys` and `bytes` count exactly the entries in `map` whose key is not reserved. Hidden entries count until they are
 //!   reclaimed.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::fmt;
+use std::ops::{Bound, Deref};
 
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -15,9 +18,76 @@ use crate::storage::{Entry, EntryRef, KeyRange, Operation, RESERVED_PREFIX, Seqn
 use crate::util::time::Timestamp;
 
 /// Entries by key; copies share their nodes.
-pub(super) type Map = OrdMap<Bytes, Row>;
+pub(super) type Map = OrdMap<RowKey, Row>;
 
-/// What an entry costs besides its bytes: two reference-counted buffers and their place in the tree. An estimate.
+/// Longest key that lies in the map's nodes: what makes both kinds of keys take the same place.
+const SHORT_BYTES_MAX: usize = 38;
+
+/// A key of the map. Short keys lie in its nodes, so that a search follows no pointer to compare them: these were a third of the time
+/// of a read.
+#[derive(Clone)]
+pub(super) enum RowKey {
+    Short { length: u8, bytes: [u8; SHORT_BYTES_MAX] },
+    Long(Bytes),
+}
+
+impl RowKey {
+    pub(super) fn new(key: &[u8]) -> Self {
+        match u8::try_from(key.len()) {
+            Ok(length) if key.len() <= SHORT_BYTES_MAX => {
+                let mut bytes = [0; SHORT_BYTES_MAX];
+                bytes[..key.len()].copy_from_slice(key);
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(Bytes::copy_from_slice(key)),
+        }
+    }
+}
+
+impl Deref for RowKey {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl Borrow<[u8]> for RowKey {
+    fn borrow(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Ord for RowKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl PartialOrd for RowKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for RowKey {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for RowKey {}
+
+impl fmt::Debug for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// What an entry costs besides its bytes: its place in the tree and a reference-counted buffer. An estimate.
 const ENTRY_OVERHEAD_BYTES: u64 = 160;
 
 /// A value with its expiry.
@@ -47,7 +117,7 @@ pub(super) fn range<'a>(
     map: &'a Map,
     start: &[u8],
     end: Option<&[u8]>,
-) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Row)> {
+) -> impl DoubleEndedIterator<Item = (&'a RowKey, &'a Row)> {
     let end = end.map_or(Bound::Unbounded, Bound::Excluded);
     map.range::<_, [u8]>((Bound::Included(start), end))
 }
@@ -56,7 +126,7 @@ pub(super) fn range<'a>(
 #[derive(Debug, Default)]
 pub(super) struct State {
     map: Map,
-    expiries: BTreeSet<(Timestamp, Bytes)>,
+    expiries: BTreeSet<(Timestamp, RowKey)>,
     clock: Timestamp,
     seqno: Seqno,
     keys: u64,
@@ -97,7 +167,7 @@ impl State {
     /// The earliest expiry after the clock.
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
         let after_clock = Timestamp::from_millis(self.clock.as_millis().checked_add(1)?);
-        self.expiries.range((after_clock, Bytes::new())..).next().map(|(at, _)| *at)
+        self.expiries.range((after_clock, RowKey::new(&[]))..).next().map(|(at, _)| *at)
     }
 
     /// Applies a batch that was checked.
@@ -120,7 +190,7 @@ impl State {
         if !row.is_visible(self.clock) {
             return;
         }
-        let key = Bytes::copy_from_slice(key);
+        let key = RowKey::new(key);
         if let Some(expires_at) = expires_at {
             self.expiries.insert((expires_at, key.clone()));
         }
@@ -160,7 +230,7 @@ impl State {
         if KeyRange::new(start, Some(end)).is_empty() {
             return;
         }
-        let keys: Vec<Bytes> =
+        let keys: Vec<RowKey> =
             range(&self.map, start, Some(end)).map(|(key, _)| key.clone()).collect();
         for key in keys {
             self.remove(&key);
