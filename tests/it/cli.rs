@@ -195,9 +195,9 @@ async fn operators_see_nodes_and_shards_and_let_them_work() {
     let node = TestNode::start().await;
     let cli = |args: &[&str]| kvstore(&node, args, b"");
     cli(&["put", "k", "1"]).done();
-    let stats = cli(&["stats", "-o", "json"]).json();
-    assert_eq!((&stats["keys"], &stats["operations"]["put"]), (&1.into(), &1.into()));
-    assert_eq!(stats["shards"].as_array().map(Vec::len), Some(16));
+    let counts = cli(&["stats", "-o", "json"]).json();
+    assert_eq!((&counts["keys"], &counts["operations"]["put"]), (&1.into(), &1.into()));
+    assert_eq!(counts["shards"].as_array().map(Vec::len), Some(16));
     assert!(cli(&["stats"]).done().contains("SHARD  KEYS"));
     let status = cli(&["status", "-o", "json"]).json();
     assert_eq!((&status["ready"], &status["engine"]), (&true.into(), &"memory".into()));
