@@ -6,11 +6,11 @@
 //! | internal key | bytes | |
 //! |---|---|---|
 //! | user key | * | as the user gave it |
-//! | ordinal | 8 | `!(seqno << 8 | kind)`, big-endian where it is written as bytes |
+//! | ordinal | 8 | `!(seqno * 256 + kind)`, big-endian where it is written as bytes |
 //!
-//! Internal keys must be compared by their two parts: as plain bytes, the ordinal of a short key would be compared with the
-//! tail of a longer one. Seqnos are 56 bits wide, one for each operation of a batch; zero is that of entries that every
-//! view sees.
+//! Internal keys must be compared by their two parts: as plain bytes, the ordinal of a short key would be compared
+//! with the tail of a longer one. Seqnos are 56 bits wide, one for each operation of a batch; zero is that of entries
+//! that every view sees.
 //!
 //! One hash of the user key, computed once by whoever reads or writes it, serves filters and blocks: [`KeyHash`].
 

@@ -14,8 +14,8 @@ pub(crate) enum Compression {
 /// The layout of a table to be written.
 #[derive(Debug, Clone)]
 pub(crate) struct TableOptions {
-    /// Size of a data block before compression, in bytes; an entry larger than that has a block of its own. Default 8 KiB: a
-    /// read from disk costs its trip, not its bytes, but a block in the cache is paid by its bytes.
+    /// Size of a data block before compression, in bytes; an entry larger than that has a block of its own. Default 8
+    /// KiB: a read from disk costs its trip, not its bytes, but a block in the cache is paid by its bytes.
     pub(crate) block_bytes: usize,
     /// Keys that share one stored prefix; a power of two up to 128. Default 16.
     pub(crate) bundle_entries: usize,
@@ -49,8 +49,8 @@ const LARGE_BLOCKS_LEVEL: usize = 3;
 const COMPRESSED_LEVEL: usize = 2;
 
 impl TableOptions {
-    /// What suits a table of `level`; `last` when nothing lies below it. Filter bits go down with the level (Dayan et al.,
-    /// SIGMOD '17: a bit spent on a small level saves more reads), to 8 on the last, where most lookups hit.
+    /// What suits a table of `level`; `last` when nothing lies below it. Filter bits go down with the level (Dayan et
+    /// al., SIGMOD '17: a bit spent on a small level saves more reads), to 8 on the last, where most lookups hit.
     pub(crate) fn for_level(level: usize, last: bool) -> Self {
         let filter_bits_per_key = match level {
             _ if last && level > 0 => 8,

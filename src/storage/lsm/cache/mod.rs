@@ -1,22 +1,22 @@
 //! The block cache: the blocks of all open tables of a process, in main memory, up to one budget.
 //!
 //! There is no hash table. Each table has an array of **slots**, one for each block ([`Slots`]); a slot is empty or
-//! points to a block. Whoever knows the number of a block, and the index of a table knows it, is one load away from it: no
-//! lock, no allocation, no count that readers share. What the cache itself keeps are two queues of (table, number), touched
-//! only when a block comes or goes.
+//! points to a block. Whoever knows the number of a block, and the index of a table knows it, is one load away from
+//! it: no lock, no allocation, no count that readers share. What the cache itself keeps are two queues of (table,
+//! number), touched only when a block comes or goes.
 //!
 //! **Who goes** is decided by S3-FIFO (Yang et al., SOSP '23): a new block enters a small queue (a tenth of the budget) and
-//! leaves the cache from there unless it was used again meanwhile; then it moves to the main queue, around which it travels for as
-//! long as it is used. A scan passes through the small queue and takes nothing from the main one. A block that comes back soon after it left
-//! goes to the main queue at once; when it left is noted in its empty slot, so that the list of departed blocks that the paper
-//! keeps is not needed.
+//! leaves the cache from there unless it was used again meanwhile; then it moves to the main queue, around which it
+//! travels for as long as it is used. A scan passes through the small queue and takes nothing from the main one. A
+//! block that comes back soon after it left goes to the main queue at once; when it left is noted in its empty slot,
+//! so that the list of departed blocks that the paper keeps is not needed.
 //!
 //! **Concurrent misses** of one block share one read ([`Slots::get_or_read`]).
 //!
 //! **What is charged**: every block in a slot, with its own overhead, and what tables keep in memory as long as they
 //! are open ([`BlockCache::pin`]). Pinned bytes take from the budget for blocks, down to a quarter of it: below that
-//! reads would come to a stand, and the owner of too many open tables must close some. A block that takes more than a quarter of
-//! the budget is not kept.
+//! reads would come to a stand, and the owner of too many open tables must close some. A block that takes more than a
+//! quarter of the budget is not kept.
 //!
 //! Invariants: the bytes of the two queues are those of the blocks in slots of open tables; a block is in at most one
 //! queue. Lock order: a table's list of reads, then the queues. No file is read under the queues' lock.

@@ -73,8 +73,8 @@ impl Queues {
         u32::try_from(self.evictions & 0x7fff_ffff).expect("31 bits") | 1 << 31
     }
 
-    /// Whether a block that left at eviction `then` left so recently that it should have stayed: not more evictions ago than
-    /// there are blocks in the main queue.
+    /// Whether a block that left at eviction `then` left so recently that it should have stayed: not more evictions
+    /// ago than there are blocks in the main queue.
     pub(super) fn left_recently(&self, then: u32) -> bool {
         let ago = self.now().wrapping_sub(then) & 0x7fff_ffff;
         then != 0 && (ago as usize) <= self.main.len()
@@ -100,7 +100,7 @@ impl Queues {
         self.small_bytes -= small_bytes;
         self.main_bytes -= main_bytes;
         self.stale += blocks;
-        if self.stale > STALE_MIN.max((self.small.len() + self.main.len()) / 2) {
+        if self.stale > STALE_MIN.max(usize::midpoint(self.small.len(), self.main.len())) {
             let live = |item: &Item| item.owner.upgrade().is_some_and(|owner| !owner.is_closed());
             self.small.retain(live);
             self.main.retain(live);
@@ -115,9 +115,9 @@ impl Queues {
         while self.bytes() > budget_bytes {
             let from_small = self.small_bytes > budget_bytes / SMALL_PARTS || self.main.is_empty();
             if from_small {
-                self.pass_small()
+                self.pass_small();
             } else {
-                self.pass_main(patience > 0)
+                self.pass_main(patience > 0);
             }
             patience = patience.saturating_sub(1);
         }

@@ -16,6 +16,9 @@ use crate::storage::Result;
 /// Uses counted for a block between two visits of its queue; more make no difference.
 const USAGE_MAX: u8 = 3;
 
+/// What a block takes beside its own bytes: counts of references and uses, and its item in a queue.
+pub(super) const BLOCK_OVERHEAD_BYTES: usize = 64;
+
 /// Where a block starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
@@ -107,8 +110,8 @@ impl<T: std::fmt::Debug + Send + Sync + 'static> Slots<T> {
         self.inner.slots.len() * size_of::<Slot<T>>()
     }
 
-    /// Block `index`, when it is in memory. Takes no lock and allocates nothing; the guard must be short-lived: a thread has few
-    /// that are cheap.
+    /// Block `index`, when it is in memory. Takes no lock and allocates nothing; the guard must be short-lived: a
+    /// thread has few that are cheap.
     #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<Held<T>> {
         let guard = self.inner.slots[index as usize].block.load();
@@ -178,7 +181,7 @@ impl<T: std::fmt::Debug + Send + Sync + 'static> Slots<T> {
     }
 
     fn insert(&self, index: u32, block: T, bytes: usize) -> Arc<Cached<T>> {
-        let bytes = bytes + size_of::<Slot<T>>();
+        let bytes = bytes + BLOCK_OVERHEAD_BYTES;
         let block = Arc::new(Cached::new(block));
         if !self.cache.takes(bytes) {
             return block;

@@ -10,7 +10,7 @@ use crate::storage::Error;
 
 const BLOCK_BYTES: usize = 1000;
 /// What a block of `BLOCK_BYTES` is charged.
-const CHARGE: usize = BLOCK_BYTES + 16;
+const CHARGE: usize = BLOCK_BYTES + super::slots::BLOCK_OVERHEAD_BYTES;
 
 fn slots(cache: &Arc<BlockCache>, count: u32) -> Slots<u32> {
     Slots::new(cache, count, Priority::Data)

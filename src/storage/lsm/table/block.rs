@@ -16,9 +16,9 @@
 //! Each key is relative to its bundle and not to the key before: any entry is two slices away. Keys stand apart from
 //! values, so that a search reads no value. All that a search reads but keys lies in the few cache lines before the end.
 //!
-//! A **fingerprint** is compared eight entries at a time and names an entry, where a hash table of bundles (RocksDB's data
-//! block hash index) names 16, and with 1.25 slots for each key must leave more than half of all keys to binary search
-//! because another bundle has their slot.
+//! A **fingerprint** is compared eight entries at a time and names an entry, where a hash table of bundles (RocksDB's
+//! data block hash index) names 16, and with 1.25 slots for each key must leave more than half of all keys to binary
+//! search because another bundle has their slot.
 //!
 //! [`DataBlock::parse`] checks the whole structure once, so that nothing afterwards can leave the block, whatever
 //! the bytes. It does not check the order of keys; [`Table::verify`](super::Table::verify) does.
@@ -100,7 +100,7 @@ impl DataBlock {
             return None;
         }
         let fingerprinted = flags & MASK_FINGERPRINTS != 0;
-        let pieces = len + (len - 1 >> bundle_shift) + 1;
+        let pieces = len + ((len - 1) >> bundle_shift) + 1;
         let key_ends = ordinals.checked_add(len.checked_mul(ordinal_width)?)?;
         let value_ends = key_ends.checked_add(pieces.checked_mul(offset_width)?)?;
         let fingerprints = value_ends.checked_add(len.checked_mul(offset_width)?)?;
@@ -339,8 +339,8 @@ const fn bytes_equal(word: u64, byte: u8) -> u64 {
     !(((difference & LOW) + LOW) | difference | LOW)
 }
 
-/// The first number in `low..high` for which `before` does not hold; `before` must hold for those up to some point and not
-/// after it.
+/// The first number in `low..high` for which `before` does not hold; `before` must hold for those up to some point
+/// and not after it.
 #[inline]
 fn partition(mut low: usize, mut high: usize, before: impl Fn(usize) -> bool) -> usize {
     while low < high {

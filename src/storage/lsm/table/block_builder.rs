@@ -1,7 +1,7 @@
 //! Writes data blocks; [`block`](super::block) reads them and tells their bytes.
 //!
-//! Bundles are encoded as soon as they are full, so that the size of the block is known exactly but for the open bundle, and
-//! a block can be closed just below the size it is meant to have.
+//! Bundles are encoded as soon as they are full, so that the size of the block is known exactly but for the open
+//! bundle, and a block can be closed just below the size it is meant to have.
 
 use std::cmp::{max, min};
 
@@ -11,8 +11,8 @@ use crate::storage::lsm::key::{InternalEntry, KeyHash, Kind};
 /// Largest offset that is stored in two bytes.
 const NARROW_MAX: usize = u16::MAX as usize;
 
-/// A block is dense in tombstones from this many on, or when they are half of its bytes (Pebble's rule): reading over them
-/// costs more than the live entries are worth, so that compaction should come early.
+/// A block is dense in tombstones from this many on, or when they are half of its bytes (Pebble's rule): reading over
+/// them costs more than the live entries are worth, so that compaction should come early.
 const DENSE_TOMBSTONES: usize = 100;
 
 /// Collects the entries of one data block. Reused from block to block.

@@ -1,8 +1,8 @@
 //! Writes a table: entries in order go in, a durable file and what it holds come out.
 //!
-//! Callers: flush and compaction. The name of the file becomes durable with the caller's sync of the directory, and the
-//! table becomes part of the engine with the caller's manifest. A builder that is dropped unfinished leaves a file without
-//! a footer, which no manifest names: the removal of orphans takes it.
+//! Callers: flush and compaction. The name of the file becomes durable with the caller's sync of the directory, and
+//! the table becomes part of the engine with the caller's manifest. A builder that is dropped unfinished leaves a
+//! file without a footer, which no manifest names: the removal of orphans takes it.
 //!
 //! Memory: one data block, a write buffer, the separators and one hash for each distinct key of the table.
 
@@ -111,7 +111,8 @@ impl TableBuilder {
         Ok(())
     }
 
-    /// Adds the deletion of all keys from `start` to before `end` by the write `seqno`. In any order, between entries or after them.
+    /// Adds the deletion of all keys from `start` to before `end` by the write `seqno`. In any order, between entries
+    /// or after them.
     pub(crate) fn add_range_deletion(
         &mut self,
         start: &[u8],

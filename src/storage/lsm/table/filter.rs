@@ -1,11 +1,11 @@
 //! The filter: says of most keys that are not in a table that they are not, without reading a block.
 //!
-//! A blocked Bloom filter (Putze, Sanders, Singler, 2007): the hash of a key picks one **line** of 64 bytes, one cache
-//! line, and `probes` bits in it. One line costs one cache miss where a plain Bloom filter costs one for each probe, and a
-//! few more false answers: 10 bits for each key give about 1 %, 12 bits 0.5 %, 16 bits 0.1 %.
+//! A blocked Bloom filter (Putze, Sanders, Singler, 2007): the hash of a key picks one **line** of 64 bytes, one
+//! cache line, and `probes` bits in it. One line costs one cache miss where a plain Bloom filter costs one for each
+//! probe, and a few more false answers: 10 bits for each key give about 1 %, 12 bits 0.5 %, 16 bits 0.1 %.
 //!
-//! Lines are kept in **pieces** of 512 (32 KiB), each a block of its own. The hash tells the piece, so that pieces need no
-//! index, and of a filter that does not fit the cache those that are asked stay in it.
+//! Lines are kept in **pieces** of 512 (32 KiB), each a block of its own. The hash tells the piece, so that pieces
+//! need no index, and of a filter that does not fit the cache those that are asked stay in it.
 //!
 //! | piece | bytes | |
 //! |---|---|---|
@@ -113,7 +113,7 @@ impl FilterPiece {
         let line = &self.lines[line * LINE_BYTES..(line + 1) * LINE_BYTES];
         let line: &[u8; LINE_BYTES] = line.try_into().expect("a slice of that length");
         // All probes, without a branch for each: the line is in the cache after the first.
-        bits(hash, probes).fold(true, |all, bit| all & (line[bit / 8] >> (bit % 8) & 1 == 1))
+        bits(hash, probes).fold(1, |all, bit| all & (line[bit / 8] >> (bit % 8))) == 1
     }
 
     /// Bytes of memory it takes.

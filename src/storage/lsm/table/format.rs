@@ -27,8 +27,8 @@
 //! | kind | 1 | 0: as it is, 1: LZ4 block, 2: Zstandard frame |
 //! | checksum | 8 | xxh3-64 over payload and kind, seeded with [`seed`] of uid and offset |
 //!
-//! Numbers are little-endian. A table is smaller than 4 GiB: offsets have 32 bits. The uid is not the number of the file, so
-//! that a file can be linked or sent under another name.
+//! Numbers are little-endian. A table is smaller than 4 GiB: offsets have 32 bits. The uid is not the number of the
+//! file, so that a file can be linked or sent under another name.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -47,6 +47,11 @@ pub(crate) const FOOTER_BYTES: usize = 64;
 
 /// Bytes that sealing adds to a payload.
 pub(crate) const SEAL_BYTES: usize = 9;
+
+/// The same, to count with offsets.
+pub(crate) const SEAL_BYTES_U32: u32 = 9;
+
+const _: () = assert!(SEAL_BYTES == SEAL_BYTES_U32 as usize, "one number");
 
 /// Largest payload, in bytes, before compression: one entry of the largest size, and what its block adds.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX + (1 << 20);
@@ -163,7 +168,8 @@ impl Sealer {
         Self { compression, buffer: Vec::new(), zstd }
     }
 
-    /// Appends the sealed `payload`, compressed where that is worth it, to `out`; `offset` is where it will lie in the file.
+    /// Appends the sealed `payload`, compressed where that is worth it, to `out`; `offset` is where it will lie in
+    /// the file.
     pub(crate) fn seal(&mut self, payload: &[u8], uid: TableUid, offset: u32, out: &mut Vec<u8>) {
         assert!(payload.len() <= PAYLOAD_BYTES_MAX, "a payload is bounded by its builder");
         match self.compress(payload) {

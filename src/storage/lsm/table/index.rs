@@ -1,8 +1,8 @@
 //! The index: which data block may hold a key.
 //!
-//! Each block has a **separator**: an internal key after all entries of the block before it and not after its own first
-//! entry, with as few bytes of user key as tell the two apart. When both are entries of the same user key, the separator is
-//! the first entry's whole internal key; otherwise its ordinal is [`Ordinal::FIRST`].
+//! Each block has a **separator**: an internal key after all entries of the block before it and not after its own
+//! first entry, with as few bytes of user key as tell the two apart. When both are entries of the same user key, the
+//! separator is the first entry's whole internal key; otherwise its ordinal is [`Ordinal::FIRST`].
 //!
 //! | part | bytes | |
 //! |---|---|---|
@@ -167,8 +167,8 @@ impl IndexBlock {
         (key, self.ordinal(index))
     }
 
-    /// The block that holds the first entry at or after (`key`, `ordinal`), unless that entry is the first of the next block
-    /// because the block ends before it. Before the first separator: the first block.
+    /// The block that holds the first entry at or after (`key`, `ordinal`), unless that entry is the first of the
+    /// next block because the block ends before it. Before the first separator: the first block.
     #[inline]
     pub(crate) fn find(&self, key: &[u8], ordinal: Ordinal) -> usize {
         let prefix = &self.bytes[self.prefix..self.trailer];
@@ -367,7 +367,8 @@ impl IndexBuilder {
     }
 }
 
-/// The shortest user key after `before` and not after `first`, of which it is a prefix; `before` must be less than `first`.
+/// The shortest user key after `before` and not after `first`, of which it is a prefix; `before` must be less than
+/// `first`.
 pub(crate) fn separate<'a>(before: &[u8], first: &'a [u8]) -> &'a [u8] {
     &first[..min(common_prefix(before, first) + 1, first.len())]
 }

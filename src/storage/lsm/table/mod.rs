@@ -15,15 +15,15 @@
 //!
 //! # What a point lookup touches
 //!
-//! The filter line (one cache line); the array of heads of the index (a binary search over 8 bytes for each block); the slot of the block in the
-//! cache; the fingerprints of the block, the offsets and the key they name; the value.
+//! The filter line (one cache line); the array of heads of the index (a binary search over 8 bytes for each block);
+//! the slot of the block in the cache; the fingerprints of the block, the offsets and the key they name; the value.
 //!
 //! # Damage
 //!
 //! Every byte is under a checksum that also covers the uid of the table and the offset of the block, so that neither
-//! flipped bits nor a block in the wrong place are taken for data. What passes its checksum is still parsed with suspicion:
-//! no bytes whatever make these modules panic, read outside a block or reserve memory without bound. Entry points for a
-//! fuzzer: `Footer::decode`, `unseal`, `DataBlock::parse`, `IndexBlock::parse`, `FilterPiece::parse`,
+//! flipped bits nor a block in the wrong place are taken for data. What passes its checksum is still parsed with
+//! suspicion: no bytes whatever make these modules panic, read outside a block or reserve memory without bound. Entry
+//! points for a fuzzer: `Footer::decode`, `unseal`, `DataBlock::parse`, `IndexBlock::parse`, `FilterPiece::parse`,
 //! `RangeDeletions::decode`, `Properties::decode`, and [`Table::open`] on a file of any bytes.
 
 pub(crate) mod block;

@@ -1,4 +1,5 @@
-//! What a table says about itself: counts, borders, and the shape of its parts. Whoever picks compactions decides by them.
+//! What a table says about itself: counts, borders, and the shape of its parts. Whoever picks compactions decides by
+//! them.
 //!
 //! | field | coding |
 //! |---|---|
@@ -132,7 +133,9 @@ impl Properties {
             u64::from(self.index_pieces),
             u64::from(self.index_top),
         ];
-        numbers.into_iter().for_each(|number| put_varint(out, number));
+        for number in numbers {
+            put_varint(out, number);
+        }
         put_slice(out, &self.smallest);
         put_slice(out, &self.largest.key);
         out.push(u8::from(self.largest.inclusive));

@@ -1,5 +1,5 @@
-//! The range deletions of a table, as **fragments**: ranges that do not overlap, in key order, each with the seqnos of all
-//! deletions that cover it, newest first.
+//! The range deletions of a table, as **fragments**: ranges that do not overlap, in key order, each with the seqnos
+//! of all deletions that cover it, newest first.
 //!
 //! | part | bytes | |
 //! |---|---|---|
@@ -36,7 +36,8 @@ pub(crate) struct RangeDeletions {
 }
 
 impl RangeDeletions {
-    /// Cuts deletions (start, end, seqno), in any order and overlapping as they like, into fragments. Empty ranges vanish.
+    /// Cuts deletions (start, end, seqno), in any order and overlapping as they like, into fragments. Empty ranges
+    /// vanish.
     pub(crate) fn fragment(deletions: &[(Vec<u8>, Vec<u8>, Seqno)]) -> Self {
         // At each border: which deletions begin, which end.
         let mut borders: BTreeMap<&[u8], Vec<(Seqno, bool)>> = BTreeMap::new();
@@ -130,8 +131,8 @@ impl RangeDeletions {
         self.fragments.is_empty()
     }
 
-    /// The newest deletion that covers `key` and that a read at `at` sees. An entry of the key is deleted when its seqno is
-    /// lower.
+    /// The newest deletion that covers `key` and that a read at `at` sees. An entry of the key is deleted when its
+    /// seqno is lower.
     #[inline]
     pub(crate) fn newest_covering(&self, key: &[u8], at: Seqno) -> Option<Seqno> {
         let after = self.fragments.partition_point(|fragment| *fragment.start <= *key);

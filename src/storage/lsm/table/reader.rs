@@ -1,11 +1,11 @@
 //! Reads a table: point lookups, and the parts that cursors are made of.
 //!
-//! [`Table::open`] checks the footer, the properties, the range deletions and the top of the index, and that all of them
-//! agree about what lies where; after it, no length from the file is used that was not checked. Data blocks, pieces of the
-//! filter and of a cut index are read when asked for, through the cache.
+//! [`Table::open`] checks the footer, the properties, the range deletions and the top of the index, and that all of
+//! them agree about what lies where; after it, no length from the file is used that was not checked. Data blocks,
+//! pieces of the filter and of a cut index are read when asked for, through the cache.
 //!
-//! A lookup takes no lock, and allocates nothing when what it needs is in memory: one line of the filter, a binary search in
-//! an array of numbers, one slot, one search in a block.
+//! A lookup takes no lock, and allocates nothing when what it needs is in memory: one line of the filter, a binary
+//! search in an array of numbers, one slot, one search in a block.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::block::{DataBlock, Found};
 use super::cursor::TableCursor;
 use super::filter::{FilterPiece, PIECE_LINES};
-use super::format::{Damage, PAYLOAD_BYTES_MAX, SEAL_BYTES, TableUid};
+use super::format::{Damage, PAYLOAD_BYTES_MAX, SEAL_BYTES, SEAL_BYTES_U32, TableUid};
 use super::index::{BlockPlace, IndexBlock};
 use super::properties::Properties;
 use super::range_deletions::RangeDeletions;
@@ -23,14 +23,11 @@ use crate::storage::lsm::key::{InternalEntry, KeyHash, Ordinal};
 use crate::storage::{KeyRange, Result, Seqno};
 use crate::util::fs::FileSystem;
 
-/// Largest top of an index, in bytes: of a cut index 3 GiB of data with the longest keys need less.
-const INDEX_BYTES_MAX: u32 = 64 << 20;
-
 /// Largest block of properties, in bytes.
 const PROPERTIES_BYTES_MAX: u32 = 64 << 10;
 
 /// Least bytes of a sealed data block; bounds how many slots a damaged count can make us reserve.
-const DATA_BLOCK_BYTES_MIN: u32 = 24 + SEAL_BYTES as u32;
+const DATA_BLOCK_BYTES_MIN: u32 = 24 + SEAL_BYTES_U32;
 
 /// An open table. Shared by all who read it; see the [module](self).
 #[derive(Debug)]
@@ -110,8 +107,8 @@ impl Table {
         &self.range_deletions
     }
 
-    /// Hands `visit` the newest entry of `key` that a read at `at` sees, whatever its kind; returns whether there is one. `hash`
-    /// is that of `key`. `visit` should be short: the block cannot be freed meanwhile.
+    /// Hands `visit` the newest entry of `key` that a read at `at` sees, whatever its kind; returns whether there is
+    /// one. `hash` is that of `key`. `visit` should be short: the block cannot be freed meanwhile.
     #[inline]
     pub(crate) fn get(
         &self,
@@ -185,8 +182,8 @@ impl Table {
         Ok(piece.block().may_contain(line, hash, shape.probes))
     }
 
-    /// A cursor over the entries whose user keys lie in `range`. Not positioned yet. `table` is an `Arc<Table>`, or a reference for
-    /// a short time.
+    /// A cursor over the entries whose user keys lie in `range`. Not positioned yet. `table` is an `Arc<Table>`, or a
+    /// reference for a short time.
     pub(crate) fn cursor<T: std::ops::Deref<Target = Self>>(
         table: T,
         access: Access,
@@ -297,7 +294,7 @@ fn check_properties(source: &Source, properties: &Properties) -> Result<(), Dama
     let index_bytes = footer.properties - footer.index;
     if properties.index_top < footer.index
         || properties.index_top > footer.properties
-        || properties.index_pieces > index_bytes / SEAL_BYTES as u32
+        || properties.index_pieces > index_bytes / SEAL_BYTES_U32
         || (properties.index_pieces == 0) != (properties.index_top == footer.index)
         || (properties.data_blocks == 0) != (index_bytes == 0)
         || (properties.data_blocks == 0) != (footer.filter == 0)
@@ -327,9 +324,6 @@ fn open_index(source: &Source, tail: &Tail, properties: &Properties) -> Result<I
     }
     let (start, end) = (properties.index_top, footer.properties);
     let corruption = |damage: Damage| source.corruption(start, damage);
-    if end - start > INDEX_BYTES_MAX {
-        return Err(corruption(format!("an index of {} bytes in memory", end - start)));
-    }
     let payload = source.read_with_tail(tail, start, end)?;
     let index = IndexBlock::parse(payload).map_err(corruption)?;
     let cut = properties.index_pieces > 0;

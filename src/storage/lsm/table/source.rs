@@ -77,8 +77,8 @@ impl Source {
         Error::corruption(&self.path, u64::from(offset), damage)
     }
 
-    /// Reads and checks the block at `start..end`; gives its payload. The caller has checked that it lies in the file and is no
-    /// larger than a block can be.
+    /// Reads and checks the block at `start..end`; gives its payload. The caller has checked that it lies in the file
+    /// and is no larger than a block can be.
     pub(crate) fn read(&self, start: u32, end: u32) -> Result<Vec<u8>> {
         let mut sealed = vec![0; (end - start) as usize];
         self.read_bytes(&mut sealed, start)?;

@@ -129,7 +129,7 @@ impl<'a> Walk<'a> {
             let block = self.readahead.read(source, place)?;
             self.readahead.visited(place);
             let corruption = |damage| source.corruption(place.offset, damage);
-            self.check_separator(&block, index.separator(number)).map_err(corruption)?;
+            self.check_separator(&block, &index.separator(number)).map_err(corruption)?;
             for entry in 0..block.len() {
                 self.add_entry(&block, entry).map_err(corruption)?;
             }
@@ -142,9 +142,9 @@ impl<'a> Walk<'a> {
     fn check_separator(
         &self,
         block: &DataBlock,
-        separator: (Vec<u8>, Ordinal),
+        separator: &(Vec<u8>, Ordinal),
     ) -> Result<(), Damage> {
-        let after_last = self.last.as_ref().is_none_or(|last| *last < separator);
+        let after_last = self.last.as_ref().is_none_or(|last| last < separator);
         if after_last && block.compare(0, &separator.0, separator.1).is_ge() {
             return Ok(());
         }

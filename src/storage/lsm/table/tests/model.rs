@@ -133,10 +133,12 @@ proptest! {
         for (key, at) in keys {
             let newest = model.range((key.clone(), Reverse(at))..).next();
             let expected = newest.map(|(_, row)| row).filter(|row| row.key == key);
-            prop_assert_eq!(get(&table, &key, at).expect("sound").as_ref(), expected);
+            let found = get(&table, &key, at).expect("sound");
+            prop_assert_eq!(found.as_ref(), expected);
         }
         for row in &rows {
-            prop_assert_eq!(get(&table, &row.key, row.seqno).expect("sound").as_ref(), Some(row));
+            let found = get(&table, &row.key, row.seqno).expect("sound");
+            prop_assert_eq!(found.as_ref(), Some(row));
         }
     }
 
