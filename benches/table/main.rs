@@ -8,7 +8,11 @@
 //! order. Arguments: `rows=N`, `seed=N`.
 
 #![allow(dead_code, unused_imports, reason = "the bench uses a part of what it includes")]
-#![allow(clippy::cast_precision_loss, reason = "figures for people")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "figures for people"
+)]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 #![allow(missing_docs, reason = "nothing here is seen from outside")]
 

@@ -156,8 +156,8 @@ impl BlockBuilder {
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         assert!(!self.is_empty(), "a data block holds at least one entry");
         self.close_bundle();
-        out.extend_from_slice(&self.keys);
         out.extend_from_slice(&self.values);
+        out.extend_from_slice(&self.keys);
         let ordinal_width = ordinal_width(self.ordinal_min, self.ordinal_max);
         for packed in &self.ordinals {
             let delta = (packed - self.ordinal_min).to_le_bytes();
@@ -170,7 +170,7 @@ impl BlockBuilder {
         out.extend_from_slice(&self.fingerprints);
 
         out.extend_from_slice(&self.ordinal_min.to_le_bytes());
-        for number in [self.len(), self.keys.len(), self.values.len()] {
+        for number in [self.len(), self.values.len(), self.keys.len()] {
             out.extend_from_slice(&offset(number).to_le_bytes());
         }
         let shift = u8::try_from(self.bundle_entries.trailing_zeros()).expect("at most seven");

@@ -155,6 +155,8 @@ impl FilterBuilder {
 pub(crate) const PIECE_BYTES: usize = PIECE_LINES as usize * LINE_BYTES;
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
+#[expect(clippy::cast_precision_loss, reason = "a rate of some per cent")]
 mod tests {
     use super::*;
 

@@ -270,6 +270,7 @@ fn unpack(kind: u8, packed: &[u8]) -> Result<Vec<u8>, Damage> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 mod tests {
     use proptest::prelude::*;
 

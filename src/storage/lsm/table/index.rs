@@ -374,6 +374,7 @@ pub(crate) fn separate<'a>(before: &[u8], first: &'a [u8]) -> &'a [u8] {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "numbers of tests are small")]
 mod tests {
     use std::collections::BTreeSet;
 

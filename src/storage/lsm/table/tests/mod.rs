@@ -1,5 +1,7 @@
 //! Tests of whole tables, on the simulated file system.
 
+#![expect(clippy::cast_possible_truncation, reason = "tables of tests are small")]
+
 mod allocation;
 mod damage;
 mod life;
