@@ -19,15 +19,13 @@
 #[path = "../../src/util/mod.rs"]
 pub mod util;
 
-mod cache;
 pub mod storage;
 
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
-use storage::lsm::cache::BlockCache;
+use storage::lsm::cache::{BlockCache, Priority, Slots};
 use storage::lsm::key::{InternalEntry, KeyHash};
 use storage::lsm::options::{Compression, TableOptions};
 use storage::lsm::table::{Access, Table, TableBuilder, TableUid};
@@ -236,7 +234,7 @@ impl Bench {
         });
         race.add("get", || self.hits.iter().map(|key| get(table, key)).sum());
         race.run();
-        cache::race(self.hits.len());
+        slots(self.hits.len());
     }
 }
 
@@ -250,6 +248,27 @@ fn get(table: &Table, key: &[u8; 16]) -> u64 {
 
 fn first(bytes: &[u8]) -> u64 {
     u64::from(bytes[0])
+}
+
+/// A block from the cache when all are in it.
+fn slots(operations: usize) {
+    const BLOCKS: u32 = 15_000;
+    let cache = BlockCache::new(8 << 30);
+    let slots: Slots<Vec<u8>> = Slots::new(&cache, BLOCKS, Priority::Data);
+    for index in 0..BLOCKS {
+        slots.get_or_read(index, || Ok((vec![1; 8192], 8192))).expect("no error is made");
+    }
+    let mut random = Random(3);
+    let indexes: Vec<u32> =
+        (0..operations).map(|_| (random.next() % u64::from(BLOCKS)) as u32).collect();
+    let mut race = Race::new("a block from the cache", operations);
+    race.add("borrowed", || {
+        indexes.iter().filter_map(|&i| slots.get(i)).map(|block| first(&block)).sum()
+    });
+    race.add("owned", || {
+        indexes.iter().filter_map(|&i| slots.get_owned(i)).map(|b| first(b.block())).sum()
+    });
+    race.run();
 }
 
 fn builds(rows: u64, dir: &Path) {

@@ -3,6 +3,9 @@
 //! It stands on one entry or on none (before the first positioning, beyond an end, after an error). Bounds are checked
 //! when a block is entered, by finding the part of it that lies within, and not for each entry. The key of the entry is
 //! put together in a buffer of the cursor; the value stays in the block.
+//!
+//! A cursor keeps one block in memory, also when the cache lets it go, and what it read ahead, at most 2 MiB. Whoever
+//! hands out cursors counts them.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
