@@ -26,6 +26,9 @@ const WRITE_BYTES: usize = 256 << 10;
 /// The data of a table ends before this offset, so that what follows it still has offsets of 32 bits.
 const DATA_BYTES_MAX: u64 = 3 << 30;
 
+/// Blocks of several entries are no larger than this, whatever the options say.
+const BLOCK_BYTES_MAX: usize = 1 << 20;
+
 /// Pieces of a cut index have about this size: what one miss reads.
 const INDEX_PIECE_BYTES: usize = 32 << 10;
 
@@ -70,6 +73,7 @@ impl TableBuilder {
         uid: TableUid,
         options: TableOptions,
     ) -> Result<Self> {
+        assert!(options.block_bytes <= BLOCK_BYTES_MAX, "a block of {} bytes", options.block_bytes);
         let file = fs.create(path).map_err(|error| Error::io("create", path, error))?;
         Ok(Self {
             file,

@@ -7,7 +7,7 @@ use super::*;
 use crate::storage::lsm::key::SEQNO_MAX;
 use crate::storage::lsm::options::Compression;
 use crate::util::fs::sim::{Effect, Fault, Operation};
-use crate::util::fs::{FileSystem, read_file};
+use crate::util::fs::{FileSystem, RealFileSystem, read_file};
 
 fn row(key: &str, seqno: u64, value: Option<&str>) -> Row {
     Row { key: key.into(), seqno, value: value.map(Into::into), expires_at: None }
@@ -125,6 +125,35 @@ fn blocks_have_the_size_asked_for() {
     let blocks = f64::from(table.properties().data_blocks);
     let average = data / blocks;
     assert!(average > 7900.0 && average <= 8192.0 + 9.0, "{average} bytes in a block of 8 KiB");
+}
+
+#[test]
+fn the_largest_key_and_value_fit() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("1.sst");
+    let key = vec![b'k'; crate::storage::KEY_BYTES_MAX];
+    let value = vec![7; crate::storage::VALUE_BYTES_MAX];
+    let expires_at = Some(Timestamp::from_millis(1));
+    let large = InternalEntry::put(&key, SEQNO_MAX, &value, expires_at);
+    let small = InternalEntry::put(b"a", Seqno(1), b"1", None);
+    for compression in [Compression::None, Compression::Lz4] {
+        let options = TableOptions { compression, ..TableOptions::default() };
+        let mut builder =
+            TableBuilder::create(&RealFileSystem, &path, TableUid(1), options).expect("a new file");
+        for entry in [&small, &large] {
+            builder.add(entry, KeyHash::of(entry.key)).expect("within the limits");
+        }
+        builder.finish().expect("finished");
+        let cache = BlockCache::new(1 << 20);
+        let table = Table::open(&RealFileSystem, &path, &cache, None).expect("sound");
+        let mut same = false;
+        table
+            .get(&key, KeyHash::of(&key), SEQNO_MAX, |entry| same = entry == large)
+            .expect("sound");
+        assert!(same);
+        assert!(cache.status().block_bytes < 1 << 20, "too large to be kept");
+        std::fs::remove_file(&path).expect("removed");
+    }
 }
 
 #[test]
