@@ -160,7 +160,11 @@ fn the_largest_key_and_value_fit() {
 fn dense_blocks_are_counted() {
     let fs = SimFileSystem::new(0);
     let rows: Vec<Row> = (0..2000)
-        .map(|key| row(&format!("{key:08}"), 1, (key < 1000).then_some("a value of some length")))
+        // A few deletions among many values, then deletions alone.
+        .map(|key| {
+            let live = key < 1000 && key % 40 > 0;
+            row(&format!("{key:08}"), 1, live.then_some("a value of some length"))
+        })
         .collect();
     let metadata = build(&fs, &path(), 1, &rows, &[], &TableOptions::default()).expect("built");
     let Properties { data_blocks, dense_blocks, .. } = metadata.properties;
