@@ -13,7 +13,7 @@ use kvstore::util::fs::{FileSystem, RealFileSystem};
 use kvstore::wal::{Error, Kind, Level, Options, Owner, Wal};
 
 const ROUNDS: usize = 5;
-const SYNC_TIME: Duration = Duration::from_millis(1000);
+const SYNC_TIME: Duration = Duration::from_secs(1);
 const BUFFERED_RECORDS: u64 = 300_000;
 const BODY: [u8; 116] = [7; 116];
 const FILE_BYTES: u64 = 64 << 20;
@@ -135,10 +135,13 @@ fn buffered(dir: &Path, threads: u64, committed: bool) -> f64 {
     per_second(BUFFERED_RECORDS, begin)
 }
 
-/// Rows in the order in which they first came, a value for each round.
+/// Name, unit, and for each round the value and its ratio to the bare loop.
+type Row = (String, &'static str, Vec<(f64, f64)>);
+
+/// Rows in the order in which they first came.
 #[derive(Default)]
 struct Table {
-    rows: Vec<(String, &'static str, Vec<(f64, f64)>)>,
+    rows: Vec<Row>,
 }
 
 impl Table {
