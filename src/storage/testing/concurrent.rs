@@ -9,7 +9,7 @@ use std::thread;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::{Home, Subject, on_each_engine, rows};
+use super::{Home, Subject, on_each_engine, property, rows};
 use crate::storage::{Direction, Durability, KeyRange, Reader, StorageEngine, WriteBatch};
 use crate::util::time::Timestamp;
 
@@ -70,8 +70,7 @@ fn read_one_by_one(view: &dyn Reader) -> u64 {
 }
 
 fn readers_see_only_whole_batches(subject: &'static Subject) {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
+    let seed = property::seed();
     let home = Home::new(subject);
     let engine = home.open("main");
     let mut opening = WriteBatch::new();

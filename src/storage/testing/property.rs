@@ -27,17 +27,13 @@ pub(crate) fn check<S: Strategy>(
         }
         Err(_) => operations,
     };
-    let mut config = Config {
+    let seed = seed();
+    let config = Config {
         cases: operations.div_ceil(operations_each),
         source_file: Some(source_file),
+        rng_seed: RngSeed::Fixed(seed),
         ..Config::default()
     };
-    let seed = match config.rng_seed {
-        RngSeed::Fixed(seed) => seed,
-        RngSeed::Random => rand::random(),
-    };
-    config.rng_seed = RngSeed::Fixed(seed);
-    println!("repeat with PROPTEST_RNG_SEED={seed}");
     let ran = TestRunner::new(config).run(strategy, |case| {
         test(case);
         Ok(())
@@ -45,4 +41,14 @@ pub(crate) fn check<S: Strategy>(
     if let Err(failure) = ran {
         panic!("PROPTEST_RNG_SEED={seed}: {failure}");
     }
+}
+
+/// The seed that was asked for, or a random one; printed in any case.
+pub(crate) fn seed() -> u64 {
+    let seed = match Config::default().rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => rand::random(),
+    };
+    println!("repeat with PROPTEST_RNG_SEED={seed}");
+    seed
 }
