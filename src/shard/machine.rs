@@ -30,7 +30,7 @@ struct PendingRow {
 pub(super) struct Group<'a> {
     engine: &'a dyn Reader,
     batch: WriteBatch,
-    pending: HashMap<RowKey, Pending, xxhash_rust::xxh3::Xxh3DefaultBuilder>,
+    pending: HashMap<RowKey, Pending>,
     clock: Timestamp,
     last_version: Version,
 }
@@ -41,7 +41,7 @@ impl<'a> Group<'a> {
         Self {
             engine,
             batch: WriteBatch::new(),
-            pending: HashMap::default(),
+            pending: HashMap::new(),
             clock: engine.clock(),
             last_version,
         }

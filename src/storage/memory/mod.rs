@@ -9,6 +9,7 @@
 //!   applied at the moment, never for more.
 //! * Views and scans own a copy of the persistent map: taking one is O(1), and later writes copy the few tree nodes that they
 //!   change.
+//! * Reads of single keys go by a hash index beside the map. A write that makes it grow rehashes it as a whole.
 
 mod state;
 
@@ -111,18 +112,20 @@ impl MemoryEngine {
 impl Reader for MemoryEngine {
     fn get_with(&self, key: &[u8], visit: &mut dyn FnMut(EntryRef<'_>)) -> Result<bool> {
         let state = self.state.read();
-        Ok(visit_visible(state.map(), state.clock(), key, visit))
+        Ok(state.get(key).map(|row| visit(row.as_entry(key))).is_some())
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Entry>> {
         let state = self.state.read();
-        Ok(visible(state.map(), state.clock(), key).map(Row::to_entry))
+        Ok(state.get(key).map(Row::to_entry))
     }
 
     fn get_many(&self, keys: &[&[u8]], visit: &mut dyn FnMut(usize, EntryRef<'_>)) -> Result<()> {
         let state = self.state.read();
         for (position, key) in keys.iter().enumerate() {
-            visit_visible(state.map(), state.clock(), key, &mut |entry| visit(position, entry));
+            if let Some(row) = state.get(key) {
+                visit(position, row.as_entry(key));
+            }
         }
         Ok(())
     }
