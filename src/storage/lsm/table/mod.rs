@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`format`] | the sections of the file, the footer, how a block is sealed |
+//! | [`mod@format`] | the sections of the file, the footer, how a block is sealed |
 //! | [`block`], [`block_builder`] | entries in a data block |
 //! | [`index`] | from a key to its block |
 //! | [`filter`] | whether a key may be in the table at all |
