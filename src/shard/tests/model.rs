@@ -265,6 +265,6 @@ fn play(rounds: &[Round]) {
 #[test]
 fn shard_answers_as_a_plain_model() {
     property::check(file!(), (20_000, COMMANDS_EACH), &vec(round(), 1..ROUNDS_MAX), |rounds| {
-        play(&rounds)
+        play(&rounds);
     });
 }
