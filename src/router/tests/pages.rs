@@ -232,7 +232,7 @@ fn damaged_token_is_refused() {
 #[tokio::test]
 async fn token_leads_nowhere_beyond_the_bounds_of_its_query() {
     let bench = Bench::new(3);
-    store(&bench, &["a", "m", "z"]).await;
+    store(&bench, &["a", "aa", "m", "yy", "z"]).await;
     for reverse in [false, true] {
         let asked = Asked { start: "b".to_owned(), end: "y".to_owned(), reverse, ..Asked::all() };
         for position in ["a", "b", "m", "y", "zz"] {
