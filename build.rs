@@ -55,6 +55,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// What `/actuator/info` and `--version` tell about this build. Absent facts are "unknown", for builds outside git.
+///
+/// The names do not begin with `KVSTORE_`: `cargo run` hands them to the program as environment variables, and it would take them
+/// for settings and refuse to start.
 fn build_info() {
     println!("cargo:rerun-if-changed=.git/HEAD");
     println!("cargo:rerun-if-env-changed=SOURCE_DATE_EPOCH");
@@ -74,12 +77,12 @@ fn build_info() {
     let built =
         env::var("SOURCE_DATE_EPOCH").map_or_else(|_| date("now"), |s| date(&format!("@{s}")));
     for (name, value) in [
-        ("KVSTORE_BUILD_TIME", built),
-        ("KVSTORE_GIT_BRANCH", run("git", &["rev-parse", "--abbrev-ref", "HEAD"])),
-        ("KVSTORE_GIT_COMMIT", run("git", &["rev-parse", "--short", "HEAD"])),
-        ("KVSTORE_GIT_TIME", run("git", &["log", "-1", "--format=%cI"])),
-        ("KVSTORE_RUSTC", version.split(' ').nth(1).unwrap_or("unknown").to_owned()),
-        ("KVSTORE_TARGET", env::var("TARGET").unwrap_or_else(|_| "unknown".to_owned())),
+        ("BUILD_TIME", built),
+        ("BUILD_GIT_BRANCH", run("git", &["rev-parse", "--abbrev-ref", "HEAD"])),
+        ("BUILD_GIT_COMMIT", run("git", &["rev-parse", "--short", "HEAD"])),
+        ("BUILD_GIT_TIME", run("git", &["log", "-1", "--format=%cI"])),
+        ("BUILD_RUSTC", version.split(' ').nth(1).unwrap_or("unknown").to_owned()),
+        ("BUILD_TARGET", env::var("TARGET").unwrap_or_else(|_| "unknown".to_owned())),
     ] {
         println!("cargo:rustc-env={name}={value}");
     }

@@ -31,9 +31,9 @@ use crate::{bench, server};
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (commit ",
-    env!("KVSTORE_GIT_COMMIT"),
+    env!("BUILD_GIT_COMMIT"),
     ", built ",
-    env!("KVSTORE_BUILD_TIME"),
+    env!("BUILD_TIME"),
     ")"
 );
 

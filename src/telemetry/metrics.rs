@@ -138,7 +138,7 @@ impl Metrics {
         );
         let build = Opts::new("kvstore_build_info", "The build of this program; always 1")
             .const_label("version", env!("CARGO_PKG_VERSION"))
-            .const_label("commit", env!("KVSTORE_GIT_COMMIT"));
+            .const_label("commit", env!("BUILD_GIT_COMMIT"));
         let build = IntGauge::with_opts(build).expect("the options are valid");
         build.set(1);
         register(&registry, &build);

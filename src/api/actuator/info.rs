@@ -33,12 +33,12 @@ impl Info {
             "name": name,
             "version": env!("CARGO_PKG_VERSION"),
         });
-        insert_known(&mut build, "time", env!("KVSTORE_BUILD_TIME"));
+        insert_known(&mut build, "time", env!("BUILD_TIME"));
         let mut document = json!({
             "build": build,
             "os": os(),
             "process": process(),
-            "rust": {"version": env!("KVSTORE_RUSTC"), "target": env!("KVSTORE_TARGET")},
+            "rust": {"version": env!("BUILD_RUSTC"), "target": env!("BUILD_TARGET")},
             "node": {
                 "id": self.node,
                 "host": self.host,
@@ -62,13 +62,13 @@ fn insert_known(object: &mut Value, name: &str, value: &str) {
 
 /// The commit that was built; nothing where the source was not in git.
 fn git() -> Option<Value> {
-    let id = env!("KVSTORE_GIT_COMMIT");
+    let id = env!("BUILD_GIT_COMMIT");
     if id == UNKNOWN {
         return None;
     }
     let mut git = json!({"commit": {"id": id}});
-    insert_known(&mut git["commit"], "time", env!("KVSTORE_GIT_TIME"));
-    insert_known(&mut git, "branch", env!("KVSTORE_GIT_BRANCH"));
+    insert_known(&mut git["commit"], "time", env!("BUILD_GIT_TIME"));
+    insert_known(&mut git, "branch", env!("BUILD_GIT_BRANCH"));
     Some(git)
 }
 

@@ -95,10 +95,17 @@ impl Failure {
         self.reason.is_empty() && self.is_passing()
     }
 
+    /// Whether it tells what became of the earlier tries too: a node that refuses a request for what it asks knows the request id.
+    fn settles(&self) -> bool {
+        let settling =
+            matches!(self.code, Code::InvalidArgument | Code::Aborted | Code::FailedPrecondition);
+        settling && !self.reason.is_empty()
+    }
+
     /// The same failure of a change of which an earlier try may have been carried out. A node that answers for good knows the
     /// request id: what it says holds for the earlier tries too.
     pub(super) fn of_change(mut self, maybe_applied: bool) -> Self {
-        self.maybe_applied = self.is_passing() && (maybe_applied || self.maybe_applied);
+        self.maybe_applied = !self.settles() && (maybe_applied || self.maybe_applied);
         if self.maybe_applied && self.reason != "OUTCOME_UNKNOWN" {
             self.code = Code::DeadlineExceeded;
             "OUTCOME_UNKNOWN".clone_into(&mut self.reason);
