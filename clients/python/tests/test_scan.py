@@ -162,8 +162,7 @@ def test_a_stream_that_was_taken_up_has_the_whole_time_for_each_entry(open_clien
     def late(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
         # Leaves little of the first wait.
         gate.wait(0.8)
-        fail(context, status("UNAVAILABLE", "NO_LEADER"))
-        yield
+        return iter(stream("", then="UNAVAILABLE", reason="NO_LEADER")(request, context))
 
     def slow(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
         yield kv_pb2.ScanResponse(key="a", value="1", version=1)
