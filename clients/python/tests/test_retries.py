@@ -122,6 +122,7 @@ def test_the_server_says_how_long_to_wait(open_client: Open, serve: Serve) -> No
         ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", InvalidArgument),
         ("ABORTED", "VERSION_MISMATCH", VersionMismatch),
         ("DATA_LOSS", "CORRUPTION", Corruption),
+        ("ABORTED", "ANOTHER", KvError),
         ("INTERNAL", "INTERNAL", KvError),
         ("UNAUTHENTICATED", "", KvError),
     ],
