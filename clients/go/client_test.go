@@ -130,7 +130,8 @@ func TestEndpointsComeFromTheConfigurationTheEnvironmentOrTheDefault(t *testing.
 		want        []string
 	}{
 		{nil, "", []string{"http://127.0.0.1:9090"}},
-		{nil, " http://a:1 , b:2,, ", []string{"http://a:1", "b:2"}},
+		{nil, " http://a:1 , b:2", []string{"http://a:1", "b:2"}},
+		{nil, "a:1,,b:2", []string{"a:1", "", "b:2"}},
 		{[]string{"c:3"}, "a:1", []string{"c:3"}},
 	} {
 		t.Setenv("KVSTORE_ENDPOINTS", c.environment)
@@ -159,7 +160,7 @@ func TestEndpointsInAnyFormAreTaken(t *testing.T) {
 }
 
 func TestAWrongConfigurationIsRefused(t *testing.T) {
-	for _, wrong := range []string{"", "host", "http://host", ":9090", "host:", "http://host:1/path", "ftp://host:1", "host:1?a", "u@host:1"} {
+	for _, wrong := range []string{"", "host", "http://host", ":9090", "host:", "host:port", "host:0", "host:65536", "http://host:1/path", "ftp://host:1", "host:1?a", "u@host:1"} {
 		_, err := New(Config{Endpoints: []string{wrong}})
 		if mustBe(t, err, ErrInvalidArgument); !strings.Contains(err.Error(), wrong) {
 			t.Errorf("%q is not named in: %v", wrong, err)

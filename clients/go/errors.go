@@ -47,7 +47,7 @@ const (
 // Error is every failure of a call. Reach it with errors.As; compare with the sentinels of this package with errors.Is. Where a deadline
 // passed or the caller cancelled, context.DeadlineExceeded or context.Canceled matches as well.
 type Error struct {
-	// Code is the gRPC code.
+	// Code is the gRPC code; Unavailable for every failure of the transport but a deadline or a limit.
 	Code codes.Code
 	// Reason is the server's stable name of the failure, such as "INVALID_KEY". Empty when the failure is not the store's answer: the
 	// transport or a proxy failed, or the deadline passed.
@@ -57,8 +57,7 @@ type Error struct {
 	// Metadata are facts about the failure, such as the limit that was exceeded.
 	Metadata map[string]string
 
-	unknown    bool          // a write that may have been applied
-	transport  bool          // not the store's answer; says nothing about a write
+	unknown    bool          // the write may have been applied
 	retryAfter time.Duration // the server asks for at least this wait
 	cause      error         // why this side gave up: the context's error or ErrClosed
 }
@@ -69,7 +68,11 @@ func (e *Error) Error() string {
 	if e.unknown && e.Reason != reasonOutcomeUnknown {
 		text += "outcome unknown: "
 	}
-	text += code.Code(e.Code).String()
+	return text + e.text()
+}
+
+func (e *Error) text() string {
+	text := code.Code(e.Code).String()
 	if e.Reason != "" {
 		text += " " + e.Reason
 	}
@@ -105,16 +108,25 @@ func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Messag
 
 // retryable says whether another attempt may help.
 func (e *Error) retryable() bool {
-	if e.cause != nil {
-		return false
-	}
-	return e.transport || e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted || e.Reason == reasonOutcomeUnknown
+	return e.cause == nil && (e.unknown || e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted)
 }
 
-// decided says whether a later attempt's failure tells that no earlier attempt was applied: the store has looked at the request
-// itself. Any other failure only tells about its own attempt.
-func (e *Error) decided() bool {
-	return e.Code == codes.InvalidArgument || e.Reason == reasonVersionMismatch
+// settles says whether this answer holds for earlier attempts of the same write, too: the store has looked at the request itself, and would
+// have known its id.
+func (e *Error) settles() bool {
+	switch e.Code {
+	case codes.InvalidArgument, codes.FailedPrecondition:
+		return e.Reason != ""
+	}
+	return e.Reason == reasonVersionMismatch
+}
+
+// endedBy says that this side gave up, and why.
+func (e *Error) endedBy(cause error) {
+	e.cause, e.Code = cause, status.FromContextError(cause).Code()
+	if cause == ErrClosed {
+		e.Code = codes.Canceled
+	}
 }
 
 func invalid(reason, format string, arguments ...any) *Error {
@@ -130,15 +142,16 @@ func notSent(ended error) *Error {
 	return &Error{Code: status.FromContextError(ended).Code(), Message: "not sent: " + ended.Error(), cause: ended}
 }
 
-// failureOf turns what grpc reports into an Error. A failure that the store itself has not sent leaves a write's outcome open.
-func failureOf(ctx context.Context, err error, kind kind) *Error {
-	if err == nil {
-		return nil
-	}
+// failureOf turns what grpc reports into an Error. Where the store has not answered, the end of ctx or of the client may be the reason.
+func (c *Client) failureOf(ctx context.Context, err error, kind kind) *Error {
 	failure := fromStatus(status.Convert(err), kind)
-	if ended := endOf(ctx); ended != nil && failure.transport {
-		failure.cause = ended
-		failure.Code = status.FromContextError(ended).Code()
+	if failure.Reason != "" {
+		return failure
+	}
+	if ended := endOf(ctx); ended != nil {
+		failure.endedBy(ended)
+	} else if c.closed.Load() {
+		failure.endedBy(ErrClosed)
 	}
 	return failure
 }
@@ -166,16 +179,21 @@ func fromStatus(answer *status.Status, kind kind) *Error {
 			failure.retryAfter = detail.GetRetryDelay().AsDuration()
 		}
 	}
-	failure.transport = failure.Reason == "" && mayBeTransport(failure.Code)
-	failure.unknown = failure.Reason == reasonOutcomeUnknown || kind == write && failure.transport
+	if failure.Reason == "" && mayBeTransport(failure.Code) {
+		failure.unknown = kind == write
+		if failure.Code != codes.DeadlineExceeded && failure.Code != codes.ResourceExhausted {
+			failure.Code = codes.Unavailable
+		}
+	}
+	failure.unknown = failure.unknown || failure.Reason == reasonOutcomeUnknown
 	return failure
 }
 
-// mayBeTransport lists the codes that grpc, proxies and resets make by themselves at any moment of a call. The others are answers
-// that somebody gave instead of passing the call on.
+// mayBeTransport lists the codes that grpc, proxies and resets make by themselves at any moment of a call, whatever they call it. The others
+// are answers that somebody gave instead of passing the call on.
 func mayBeTransport(code codes.Code) bool {
 	switch code {
-	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.ResourceExhausted:
+	case codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unknown, codes.Aborted, codes.ResourceExhausted:
 		return true
 	}
 	return false

@@ -18,6 +18,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -104,27 +105,17 @@ func (c *Client) Close() error {
 	return errors.Join(failures...)
 }
 
-// broken turns what ended a stream into an Error; closing the client is a reason of its own.
-func (c *Client) broken(ctx context.Context, err error, kind kind) *Error {
-	failure := failureOf(ctx, err, kind)
-	if failure.transport && failure.cause == nil && c.closed.Load() {
-		failure.cause = ErrClosed
-	}
-	return failure
-}
-
 func endpointsOf(config Config) []string {
 	if len(config.Endpoints) > 0 {
 		return config.Endpoints
 	}
-	var endpoints []string
-	for _, address := range strings.Split(os.Getenv("KVSTORE_ENDPOINTS"), ",") {
-		if address = strings.TrimSpace(address); address != "" {
-			endpoints = append(endpoints, address)
-		}
+	given := os.Getenv("KVSTORE_ENDPOINTS")
+	if given == "" {
+		return []string{defaultEndpoint}
 	}
-	if endpoints == nil {
-		endpoints = []string{defaultEndpoint}
+	endpoints := strings.Split(given, ",")
+	for i, address := range endpoints {
+		endpoints[i] = strings.TrimSpace(address)
 	}
 	return endpoints
 }
@@ -136,7 +127,8 @@ func dial(address string, extra []grpc.DialOption) (*grpc.ClientConn, error) {
 	}
 	target = strings.TrimSuffix(target, "/")
 	host, port, err := net.SplitHostPort(target)
-	if err != nil || host == "" || port == "" || strings.ContainsAny(target, "/?#@ ") {
+	number, wrong := strconv.ParseUint(port, 10, 16)
+	if err != nil || host == "" || wrong != nil || number == 0 || strings.ContainsAny(target, "/?#@ ") {
 		return nil, invalid(reasonInvalidEndpoint, "the endpoint %q is not http://host:port or host:port", address)
 	}
 	options := []grpc.DialOption{
@@ -146,7 +138,7 @@ func dial(address string, extra []grpc.DialOption) (*grpc.ClientConn, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: keepAlive, Timeout: keepAlive, PermitWithoutStream: true}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: waitUnit, Multiplier: 2, Jitter: 0.2, MaxDelay: reconnectDelayMax},
+			Backoff:           backoff.Config{BaseDelay: waitFirst, Multiplier: 2, Jitter: 0.2, MaxDelay: reconnectDelayMax},
 			MinConnectTimeout: connectTimeout,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytesMax)),

@@ -7,8 +7,8 @@ import (
 	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
-// What the server takes when a page's limit is left open.
-const defaultPageSize = 1000
+// What a server takes when a page's limit is left open, unless its operator says otherwise.
+const pageSizeUsual = 1000
 
 // Range gives the entries of a range in order, fetching page after page as the loop goes. Each page is a call with its own deadline and
 // retries. After an error the loop ends. Ranging over the result again starts anew.
@@ -30,28 +30,34 @@ func (c *Client) Range(ctx context.Context, given ...Option) iter.Seq2[*Entry, e
 				yield(nil, err)
 				return
 			}
-			for _, item := range page.GetItems() {
+			items := page.GetItems()
+			if left != nil {
+				items = items[:min(*left, uint64(len(items)))]
+			}
+			for _, item := range items {
 				if !yield(entryOf(item), nil) {
 					return
 				}
 			}
 			request.PageToken = page.GetNextPageToken()
-			if left = leftAfter(left, len(page.GetItems())); request.PageToken == "" || left != nil && *left == 0 {
+			if left = leftAfter(left, len(items)); request.PageToken == "" || left != nil && *left == 0 {
 				return
 			}
 		}
 	}
 }
 
-// pageLimit is what a page may hold: no more than is left to give, and than the caller wants at a time. Nil: the server's default.
+// pageLimit is what a page may hold: no more than is left to give, and than the caller wants at a time. Nil: the server's default, which its
+// operator may have set above or below the usual one.
 func pageLimit(left *uint64, pageSize *uint32) *uint32 {
-	if left == nil {
+	size := uint32(pageSizeUsual)
+	if pageSize != nil {
+		size = *pageSize
+	}
+	if left == nil || *left >= uint64(size) {
 		return pageSize
 	}
-	limit := uint32(min(*left, defaultPageSize))
-	if pageSize != nil {
-		limit = uint32(min(*left, uint64(*pageSize)))
-	}
+	limit := uint32(*left)
 	return &limit
 }
 
@@ -59,7 +65,7 @@ func leftAfter(left *uint64, taken int) *uint64 {
 	if left == nil {
 		return nil
 	}
-	rest := *left - min(*left, uint64(taken))
+	rest := *left - uint64(taken)
 	return &rest
 }
 

@@ -12,7 +12,7 @@ import (
 
 const (
 	retriesMax = 10
-	waitUnit   = 50 * time.Millisecond
+	waitFirst  = 50 * time.Millisecond
 	waitMax    = 2 * time.Second
 )
 
@@ -31,8 +31,9 @@ func invoke[Q, A any](
 ) (A, error) {
 	ctx, cancel := deadline(ctx, c.timeout)
 	defer cancel()
+	until, _ := ctx.Deadline()
 	var answer A
-	err := c.retry(ctx, kind, func(service pb.KvServiceClient) (err error) {
+	err := c.retry(ctx, until, kind, func(service pb.KvServiceClient) (err error) {
 		answer, err = method(service, ctx, request)
 		return err
 	})
@@ -52,43 +53,76 @@ func deadline(ctx context.Context, timeout time.Duration) (context.Context, cont
 }
 
 // retry makes attempts until one succeeds, fails for good, or there is no more time. The error is an *Error.
-//
-// Once an attempt may have applied a write, a later attempt that certainly did not does not change that: the outcome stays unknown.
-func (c *Client) retry(ctx context.Context, kind kind, attempt func(pb.KvServiceClient) error) error {
-	if ended := endOf(ctx); ended != nil {
-		return notSent(ended)
+func (c *Client) retry(ctx context.Context, until time.Time, kind kind, attempt func(pb.KvServiceClient) error) error {
+	if err := c.mayBegin(ctx); err != nil {
+		return err
 	}
-	unknown := false
-	for n := 1; ; n++ {
-		if c.closed.Load() {
-			failure := closed("the client")
-			failure.unknown = unknown
-			return failure
-		}
+	for attempts := (attempts{client: c, until: until}); ; {
 		index := c.preferred.Load()
-		failure := failureOf(ctx, attempt(c.endpoints[index].service), kind)
-		if failure == nil {
+		err := attempt(c.endpoints[index].service)
+		if err == nil {
 			return nil
 		}
-		if failure.retryable() || failure.Code == codes.DeadlineExceeded {
-			// An endpoint that did not answer in time is no better for the next call than one that failed.
-			c.preferred.CompareAndSwap(index, (index+1)%uint32(len(c.endpoints)))
-		}
-		unknown = unknown || failure.unknown
-		failure.unknown = unknown && !failure.decided()
-		if !failure.retryable() || n > retriesMax || !c.wait(ctx, n, failure) {
-			return failure
+		if err := attempts.failed(ctx, index, c.failureOf(ctx, err, kind)); err != nil {
+			return err
 		}
 	}
 }
 
-// wait sleeps before retry n: full jitter, or longer where the server asks for it. False: the deadline comes first.
-func (c *Client) wait(ctx context.Context, n int, failure *Error) bool {
-	wait := max(c.random(min(waitMax, waitUnit<<n)), failure.retryAfter)
-	if deadline, given := ctx.Deadline(); given && time.Until(deadline) <= wait {
+// mayBegin tells why nothing is to be sent, if so.
+func (c *Client) mayBegin(ctx context.Context) error {
+	if c.closed.Load() {
+		return closed("the client")
+	}
+	if ended := endOf(ctx); ended != nil {
+		return notSent(ended)
+	}
+	return nil
+}
+
+// attempts are those of one call, or of one step of a scan.
+type attempts struct {
+	client  *Client
+	until   time.Time // the deadline of all of them
+	retries int
+	unknown *Error // the last failure that left the outcome open
+}
+
+// failed takes in how an attempt at an endpoint failed, and waits until the next one is to be made. An error is what the call has come to
+// instead.
+//
+// Once an attempt may have applied a write, only an answer about the request itself tells more. Any other failure tells about its own
+// attempt: the outcome stays unknown.
+func (a *attempts) failed(ctx context.Context, index uint32, failure *Error) error {
+	if failure.retryable() || failure.Code == codes.DeadlineExceeded {
+		// An endpoint that did not answer in time is no better for the next call than one that failed.
+		a.client.preferred.CompareAndSwap(index, (index+1)%uint32(len(a.client.endpoints)))
+	}
+	if failure.unknown {
+		a.unknown = failure
+	}
+	if failure.retryable() && a.retries < retriesMax && a.wait(ctx, failure) {
+		if !a.client.closed.Load() {
+			return nil
+		}
+		failure = closed("the client")
+	}
+	if a.unknown == nil || a.unknown == failure || failure.settles() {
+		return failure
+	}
+	a.unknown.cause = failure.cause
+	a.unknown.Message += "; then " + failure.text()
+	return a.unknown
+}
+
+// wait sleeps before the next attempt: full jitter, or longer where the server asks for it. False: the deadline comes first.
+func (a *attempts) wait(ctx context.Context, failure *Error) bool {
+	wait := max(a.client.random(min(waitMax, waitFirst<<a.retries)), failure.retryAfter)
+	if time.Until(a.until) <= wait {
 		return false
 	}
-	c.sleep(ctx, wait)
+	a.retries++
+	a.client.sleep(ctx, wait)
 	failure.cause = endOf(ctx)
 	return failure.cause == nil
 }

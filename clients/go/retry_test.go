@@ -127,7 +127,7 @@ func TestWaitsAreFullJitterAndRetriesBounded(t *testing.T) {
 	_, err := client.Put(context.Background(), "a", 1)
 	mustBe(t, err, ErrUnavailable)
 	ms := time.Millisecond
-	want := fmt.Sprint([]time.Duration{100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 2000 * ms, 2000 * ms, 2000 * ms, 2000 * ms, 2000 * ms})
+	want := fmt.Sprint([]time.Duration{50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 2000 * ms, 2000 * ms, 2000 * ms, 2000 * ms})
 	if bounds, _ := waits.all(); fmt.Sprint(bounds) != want {
 		t.Fatalf("bounds of the waits: %v, want %v", bounds, want)
 	}
@@ -263,22 +263,32 @@ func TestCancellingEndsTheWait(t *testing.T) {
 	}
 }
 
-func TestABareFailureOfAWriteIsOutcomeUnknown(t *testing.T) {
-	for _, code := range []codes.Code{codes.Unavailable, codes.Canceled, codes.DeadlineExceeded, codes.Internal, codes.Unknown} {
-		script := &putScript{errors: []error{status.Error(code, "made by the transport")}}
-		client, _ := connect(t, Config{}, (&fake{onPut: script.next}).start(t))
+func TestABareFailureOfTheTransportIsOneWhateverItIsCalled(t *testing.T) {
+	for code, want := range map[codes.Code]struct {
+		code codes.Code
+		read error
+	}{
+		codes.Unavailable:       {codes.Unavailable, ErrUnavailable},
+		codes.Canceled:          {codes.Unavailable, ErrUnavailable},
+		codes.Unknown:           {codes.Unavailable, ErrUnavailable},
+		codes.Internal:          {codes.Unavailable, ErrUnavailable},
+		codes.Aborted:           {codes.Unavailable, ErrUnavailable},
+		codes.ResourceExhausted: {codes.ResourceExhausted, ErrOverloaded},
+		codes.DeadlineExceeded:  {codes.DeadlineExceeded, nil},
+	} {
+		bare := status.Error(code, "made by the transport")
+		server := failing(bare)
+		server.onPut = (&putScript{errors: []error{bare}}).next
+		client, _ := connect(t, Config{}, server.start(t))
 		_, err := client.Put(context.Background(), "a", 1)
-		if failure := mustBe(t, err, ErrOutcomeUnknown); failure.Reason != "" || failure.Code != code {
-			t.Errorf("%v: %+v", code, failure)
+		if failure := mustBe(t, err, ErrOutcomeUnknown); failure.Reason != "" || failure.Code != want.code {
+			t.Errorf("write, %v: %+v", code, failure)
+		}
+		_, err = client.Get(context.Background(), "a")
+		if failure := mustBe(t, err, want.read); failure.Reason != "" || failure.Code != want.code {
+			t.Errorf("read, %v: %+v", code, failure)
 		}
 	}
-}
-
-func TestABareFailureOfAReadIsNotOutcomeUnknown(t *testing.T) {
-	server := (&fake{onGet: func(context.Context, *pb.GetRequest) (*pb.GetResponse, error) { return nil, bareUnavailable }}).start(t)
-	client, _ := connect(t, Config{}, server)
-	_, err := client.Get(context.Background(), "a")
-	mustBe(t, err, ErrUnavailable)
 }
 
 func TestAnotherDomainsReasonIsNotTheStores(t *testing.T) {
@@ -289,24 +299,50 @@ func TestAnotherDomainsReasonIsNotTheStores(t *testing.T) {
 	}
 }
 
-func TestAnUnknownOutcomeStaysUnknown(t *testing.T) {
-	cases := []struct {
+func TestAnUnknownOutcomeIsSettledOnlyByAnAnswerAboutTheRequest(t *testing.T) {
+	for _, c := range []struct {
 		answers  []error
 		sentinel error
+		attempts int
 	}{
-		{[]error{bareUnavailable, noLeader}, ErrOutcomeUnknown},
-		{[]error{outcomeUnknown, overloaded}, ErrOutcomeUnknown},
-		{[]error{bareUnavailable, status.Error(codes.PermissionDenied, "the token has expired")}, ErrOutcomeUnknown},
-		{[]error{noLeader, outcomeUnknown}, ErrOutcomeUnknown},
+		{[]error{bareUnavailable, noLeader}, ErrOutcomeUnknown, 11},
+		{[]error{outcomeUnknown, overloaded}, ErrOutcomeUnknown, 11},
+		{[]error{noLeader, outcomeUnknown}, ErrOutcomeUnknown, 11},
+		{[]error{bareUnavailable, refusal(codes.Unauthenticated, "UNAUTHENTICATED")}, ErrOutcomeUnknown, 2},
+		{[]error{outcomeUnknown, refusal(codes.PermissionDenied, "PERMISSION_DENIED")}, ErrOutcomeUnknown, 2},
+		{[]error{outcomeUnknown, refusal(codes.Internal, "INTERNAL")}, ErrOutcomeUnknown, 2},
+		{[]error{outcomeUnknown, refusal(codes.DataLoss, "CORRUPTION")}, ErrOutcomeUnknown, 2},
+		{[]error{outcomeUnknown, refusal(codes.DeadlineExceeded, "DEADLINE_EXCEEDED")}, ErrOutcomeUnknown, 2},
+		// The store has not said these.
+		{[]error{bareUnavailable, status.Error(codes.InvalidArgument, "a proxy's")}, ErrOutcomeUnknown, 2},
+		{[]error{bareUnavailable, status.Error(codes.FailedPrecondition, "a proxy's")}, ErrOutcomeUnknown, 2},
 		// The store has looked at the request: it answers for the first attempt, too.
-		{[]error{bareUnavailable, mismatch}, ErrVersionMismatch},
-		{[]error{noLeader, overloaded}, ErrOverloaded},
-	}
-	for _, c := range cases {
-		script := &putScript{errors: c.answers}
+		{[]error{bareUnavailable, mismatch}, ErrVersionMismatch, 2},
+		{[]error{outcomeUnknown, refusal(codes.InvalidArgument, "LIMIT_EXCEEDED")}, ErrInvalidArgument, 2},
+		{[]error{outcomeUnknown, refusal(codes.FailedPrecondition, "READ_ONLY")}, nil, 2},
+		// All of them were certainly not applied.
+		{[]error{noLeader, overloaded}, ErrOverloaded, 11},
+	} {
+		script := &putScript{errors: append([]error(nil), c.answers...)}
 		client, _ := connect(t, Config{}, (&fake{onPut: script.next}).start(t))
 		_, err := client.Put(context.Background(), "a", 1)
 		mustBe(t, err, c.sentinel)
+		if len(script.ids) != c.attempts || script.ids[0] != script.ids[len(script.ids)-1] {
+			t.Errorf("%v: request ids %q, want one in %d attempts", c.answers, script.ids, c.attempts)
+		}
+	}
+}
+
+func TestAnUnknownOutcomeTellsOfTheAttemptThatLeftItSoAndOfTheLast(t *testing.T) {
+	script := &putScript{errors: []error{outcomeUnknown, refusal(codes.PermissionDenied, "PERMISSION_DENIED")}}
+	client, _ := connect(t, Config{}, (&fake{onPut: script.next}).start(t))
+	_, err := client.Put(context.Background(), "a", 1)
+	if failure := mustBe(t, err, ErrOutcomeUnknown); failure.Code != codes.DeadlineExceeded || failure.Reason != "OUTCOME_UNKNOWN" {
+		t.Fatalf("%+v", failure)
+	}
+	want := "kvstore: DEADLINE_EXCEEDED OUTCOME_UNKNOWN: refused by the test; then PERMISSION_DENIED PERMISSION_DENIED: refused by the test"
+	if err.Error() != want {
+		t.Fatalf("got %q, want %q", err, want)
 	}
 }
 

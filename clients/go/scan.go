@@ -12,9 +12,9 @@ import (
 	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
 
-// Scan gives the entries of a range in order, over one stream of the server; leaving the loop closes it. Where the context has no
-// deadline, [Config.Timeout] bounds the wait for each entry. Until the first entry failures are retried; a later one ends the loop,
-// where Range would go on. Ranging over the result again starts anew.
+// Scan gives the entries of a range in order, over one stream of the server; leaving the loop closes it. A stream that breaks is taken up
+// behind its last key, where failures may be retried; any other failure ends the loop. Where the context has no deadline, [Config.Timeout]
+// bounds the wait for each entry. Ranging over the result again starts anew.
 // Options: as Range without [WithPageSize].
 func (c *Client) Scan(ctx context.Context, given ...Option) iter.Seq2[*Entry, error] {
 	return func(yield func(*Entry, error) bool) {
@@ -23,76 +23,129 @@ func (c *Client) Scan(ctx context.Context, given ...Option) iter.Seq2[*Entry, er
 			yield(nil, err)
 			return
 		}
-		request := &pb.ScanRequest{
-			StartKey: o.start, EndKey: o.end, Prefix: o.prefix, Limit: o.limit, Reverse: o.reverse, KeysOnly: o.keysOnly, Consistency: o.consistency,
-		}
 		ctx, watchdog := c.watch(ctx)
 		defer watchdog.cancel()
-		stream, message, err := c.openScan(ctx, watchdog, request)
-		for err == nil {
+		scan := scan{client: c, watchdog: watchdog, left: o.limit, request: &pb.ScanRequest{
+			StartKey: o.start, EndKey: o.end, Prefix: o.prefix, Limit: o.limit, Reverse: o.reverse, KeysOnly: o.keysOnly, Consistency: o.consistency,
+		}}
+		for {
+			message, err := scan.next(ctx)
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				yield(nil, err)
+				return
+			}
 			if !yield(entryOf(message), nil) {
 				return
 			}
-			if message, err = receive(watchdog, stream); err != nil && !errors.Is(err, io.EOF) {
-				err = c.broken(ctx, err, read)
+		}
+	}
+}
+
+// scan is a walk over a range: over one stream, and over another one for what is left when that breaks.
+type scan struct {
+	client   *Client
+	watchdog *watchdog
+	request  *pb.ScanRequest
+	last     string  // the last key that came; empty: none yet
+	left     *uint64 // how many entries are to come; nil: no limit
+
+	stream grpc.ServerStreamingClient[pb.ScanResponse] // nil: to be opened
+	index  uint32                                      // its endpoint
+}
+
+// next waits for the next message; io.EOF: nothing is left.
+func (s *scan) next(ctx context.Context) (*pb.ScanResponse, error) {
+	if s.last != "" && s.left != nil && *s.left == 0 {
+		return nil, io.EOF
+	}
+	attempts := attempts{client: s.client, until: s.watchdog.start()}
+	defer s.watchdog.stop()
+	for {
+		if s.stream == nil {
+			if err := s.client.mayBegin(ctx); err != nil {
+				return nil, err
 			}
 		}
-		if !errors.Is(err, io.EOF) {
-			yield(nil, err)
+		message, err := s.receive(ctx)
+		switch {
+		case err == nil && message.GetKey() == s.last:
+			// Came before the break.
+		case err == nil:
+			s.last = message.GetKey()
+			s.left = leftAfter(s.left, 1)
+			return message, nil
+		case errors.Is(err, io.EOF):
+			return nil, err
+		default:
+			s.stream = nil
+			if err := attempts.failed(ctx, s.index, s.client.failureOf(ctx, err, read)); err != nil {
+				return nil, err
+			}
 		}
 	}
 }
 
-type scanStream = grpc.ServerStreamingClient[pb.ScanResponse]
-
-// openScan begins a scan and waits for its first message, as only that tells whether the server takes the request. io.EOF: nothing is
-// in the range.
-func (c *Client) openScan(ctx context.Context, watchdog *watchdog, request *pb.ScanRequest) (stream scanStream, first *pb.ScanResponse, err error) {
-	defer watchdog.stop()
-	empty := false
-	err = c.retry(ctx, read, func(service pb.KvServiceClient) (err error) {
-		if stream, err = service.Scan(ctx, request); err != nil {
-			return err
+// receive takes a message from the stream, which it opens if need be.
+func (s *scan) receive(ctx context.Context) (*pb.ScanResponse, error) {
+	if s.stream == nil {
+		s.index = s.client.preferred.Load()
+		stream, err := s.client.endpoints[s.index].service.Scan(ctx, s.rest())
+		if err != nil {
+			return nil, err
 		}
-		if first, err = stream.Recv(); errors.Is(err, io.EOF) {
-			empty, err = true, nil
-		}
-		return err
-	})
-	if empty {
-		return nil, nil, io.EOF
+		s.stream = stream
 	}
-	return stream, first, err
+	return s.stream.Recv()
 }
 
-func receive(watchdog *watchdog, stream scanStream) (*pb.ScanResponse, error) {
-	watchdog.start()
-	defer watchdog.stop()
-	return stream.Recv()
+// rest asks for what has not come yet. Upwards the last key comes once more: one just above it may be too long for a bound.
+func (s *scan) rest() *pb.ScanRequest {
+	if s.last == "" {
+		return s.request
+	}
+	if s.request.Reverse {
+		s.request.EndKey, s.request.Limit = s.last, s.left
+		return s.request
+	}
+	s.request.StartKey = s.last
+	if s.left != nil {
+		limit := *s.left + 1
+		s.request.Limit = &limit
+	}
+	return s.request
 }
 
 // watchdog ends a stream that keeps its reader waiting. A deadline would end a long stream that is well.
 type watchdog struct {
-	timer   *time.Timer // nil: the caller's own deadline rules
-	timeout time.Duration
-	end     context.CancelCauseFunc
+	deadline time.Time   // the caller's own, which rules where it is given
+	timer    *time.Timer // nil: there is such a deadline
+	timeout  time.Duration
+	end      context.CancelCauseFunc
 }
 
-// watch gives ctx a watchdog, or, where it has a deadline, leaves that to end the stream. The watchdog runs already.
+// watch gives ctx a watchdog, or, where it has a deadline, leaves that to end the stream.
 func (c *Client) watch(ctx context.Context) (context.Context, *watchdog) {
-	_, given := ctx.Deadline()
-	ctx, end := context.WithCancelCause(ctx)
-	watchdog := &watchdog{timeout: c.timeout, end: end}
-	if !given {
-		watchdog.timer = time.AfterFunc(c.timeout, func() { end(context.DeadlineExceeded) })
+	watchdog := &watchdog{timeout: c.timeout}
+	deadline, given := ctx.Deadline()
+	ctx, watchdog.end = context.WithCancelCause(ctx)
+	if given {
+		watchdog.deadline = deadline
+	} else {
+		watchdog.timer = time.AfterFunc(c.timeout, func() { watchdog.end(context.DeadlineExceeded) })
 	}
 	return ctx, watchdog
 }
 
-func (w *watchdog) start() {
-	if w.timer != nil {
-		w.timer.Reset(w.timeout)
+// start begins a wait and tells when it ends.
+func (w *watchdog) start() time.Time {
+	if w.timer == nil {
+		return w.deadline
 	}
+	w.timer.Reset(w.timeout)
+	return time.Now().Add(w.timeout)
 }
 
 func (w *watchdog) stop() {

@@ -61,9 +61,10 @@ func (c *Client) Session(ctx context.Context, given ...Option) (*Session, error)
 		return nil, err
 	}
 	ctx, watchdog := c.watch(ctx)
+	until := watchdog.start()
 	defer watchdog.stop()
 	var stream sessionStream
-	err = c.retry(ctx, read, func(service pb.KvServiceClient) (err error) {
+	err = c.retry(ctx, until, read, func(service pb.KvServiceClient) (err error) {
 		if stream, err = service.Session(ctx); err != nil {
 			return err
 		}
@@ -193,10 +194,10 @@ func (s *Session) end(ctx context.Context, c *Client, err error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	for id, started := range s.inFlight {
-		started.finish(nil, c.broken(ctx, err, started.kind))
+		started.finish(nil, c.failureOf(ctx, err, started.kind))
 		delete(s.inFlight, id)
 	}
-	s.failure = c.broken(ctx, err, read)
+	s.failure = c.failureOf(ctx, err, read)
 	if orderly {
 		s.failure = closed("the session")
 	}
@@ -234,6 +235,8 @@ func (p *Pending[R]) Wait(ctx context.Context) (R, error) {
 	case <-p.operation.done:
 		return p.result(p.operation.answer, p.operation.err)
 	case <-ctx.Done():
-		return p.result(nil, failureOf(ctx, status.Error(codes.Canceled, "no answer yet"), p.operation.kind))
+		failure := fromStatus(status.New(codes.Canceled, "no answer yet"), p.operation.kind)
+		failure.endedBy(endOf(ctx))
+		return p.result(nil, failure)
 	}
 }

@@ -345,6 +345,7 @@ func TestOpeningASessionFailsOver(t *testing.T) {
 }
 
 func TestOpeningASessionHasADeadlineThatItsLifeHasNot(t *testing.T) {
+	t.Parallel()
 	var deaf atomic.Bool
 	deaf.Store(true)
 	server := (&fake{onSession: func(stream sessionServer) error {
@@ -353,7 +354,7 @@ func TestOpeningASessionHasADeadlineThatItsLifeHasNot(t *testing.T) {
 		}
 		return serveSession(echo)(stream)
 	}}).start(t)
-	timeout := 100 * time.Millisecond
+	timeout := 500 * time.Millisecond
 	client, _ := connect(t, Config{Timeout: timeout}, server)
 	_, err := client.Session(context.Background())
 	if mustBe(t, err, nil); !errors.Is(err, context.DeadlineExceeded) {

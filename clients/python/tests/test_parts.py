@@ -91,6 +91,14 @@ def test_the_last_word_on_a_write_is_the_attempt_that_is_unknown() -> None:
         call.wait_after(mismatch)
 
 
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_is_above_0_and_finite(timeout: float) -> None:
+    with pytest.raises(ValueError, match="must be above 0 and finite"):
+        Client("127.0.0.1:1", timeout=timeout)
+    with pytest.raises(ValueError, match="must be above 0 and finite"), Client("127.0.0.1:1") as client:
+        client.get("a", timeout=timeout)
+
+
 @pytest.mark.parametrize(
     ("given", "addresses"),
     [

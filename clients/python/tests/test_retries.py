@@ -122,6 +122,7 @@ def test_the_server_says_how_long_to_wait(open_client: Open, serve: Serve) -> No
         ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", InvalidArgument),
         ("ABORTED", "VERSION_MISMATCH", VersionMismatch),
         ("DATA_LOSS", "CORRUPTION", Corruption),
+        ("ABORTED", "ANOTHER", KvError),
         ("INTERNAL", "INTERNAL", KvError),
         ("UNAUTHENTICATED", "", KvError),
     ],
@@ -175,13 +176,28 @@ def test_ten_retries_are_enough(open_client: Open, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNKNOWN"]
+    ("code", "called", "read"),
+    [
+        ("UNAVAILABLE", "UNAVAILABLE", Unavailable),
+        ("CANCELLED", "UNAVAILABLE", Unavailable),
+        ("UNKNOWN", "UNAVAILABLE", Unavailable),
+        ("INTERNAL", "UNAVAILABLE", Unavailable),
+        ("ABORTED", "UNAVAILABLE", Unavailable),
+        ("RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED", Overloaded),
+        ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", DeadlineExceeded),
+    ],
 )
 @pytest.mark.usefixtures("no_waits")
-def test_a_bare_failure_of_the_transport_leaves_a_write_unknown(open_client: Open, serve: Serve, code: str) -> None:
-    with pytest.raises(OutcomeUnknown) as caught:
-        open_client(serve(refuse(code))).put("a", 1)
-    assert (caught.value.code, caught.value.reason) == (code, "")
+def test_a_bare_failure_of_the_transport_is_one_whatever_it_is_called(
+    open_client: Open, serve: Serve, code: str, called: str, read: type[KvError]
+) -> None:
+    client = open_client(serve(refuse(code)))
+    with pytest.raises(OutcomeUnknown) as written:
+        client.put("a", 1)
+    with pytest.raises(read) as missed:
+        client.get("a")
+    for caught in (written, missed):
+        assert (caught.value.code, caught.value.reason) == (called, "")
 
 
 @pytest.mark.usefixtures("no_waits")
@@ -193,25 +209,56 @@ def test_nobody_there_leaves_a_write_unknown_and_a_read_unavailable(open_client:
         client.get("a")
 
 
+@pytest.mark.parametrize(
+    ("code", "reason", "attempts"),
+    [
+        ("UNAVAILABLE", "NO_LEADER", 11),
+        ("RESOURCE_EXHAUSTED", "OVERLOADED", 11),
+        ("UNAUTHENTICATED", "UNAUTHENTICATED", 2),
+        ("PERMISSION_DENIED", "PERMISSION_DENIED", 2),
+        ("INTERNAL", "INTERNAL", 2),
+        ("DATA_LOSS", "CORRUPTION", 2),
+        ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", 2),
+        # The store has not said these.
+        ("INVALID_ARGUMENT", "", 2),
+        ("FAILED_PRECONDITION", "", 2),
+    ],
+)
 @pytest.mark.usefixtures("no_waits")
-def test_an_unknown_outcome_stays_unknown_when_later_attempts_are_refused(open_client: Open, serve: Serve) -> None:
-    server = serve(refuse("UNAVAILABLE"), refuse("UNAVAILABLE", "NO_LEADER"))
-    with pytest.raises(OutcomeUnknown):
+def test_an_unknown_outcome_stays_unknown(
+    open_client: Open, serve: Serve, code: str, reason: str, attempts: int
+) -> None:
+    server = serve(refuse("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"), refuse(code, reason))
+    with pytest.raises(OutcomeUnknown) as caught:
         open_client(server).put("a", 1)
-    assert len(server.requests) == 11
+    assert (caught.value.code, caught.value.reason) == ("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN")
+    assert isinstance(caught.value.__cause__, KvError)
+    assert (caught.value.__cause__.code, caught.value.__cause__.reason) == (code, reason)
+    assert len(server.requests) == attempts
+    assert len({request.request_id for request in server.requests}) == 1
 
 
-def test_an_unknown_outcome_is_settled_by_a_certain_answer(open_client: Open, serve: Serve) -> None:
-    server = serve(refuse("UNAVAILABLE"), refuse("ABORTED", "VERSION_MISMATCH"))
-    with pytest.raises(VersionMismatch):
+@pytest.mark.parametrize(
+    ("code", "reason", "kind"),
+    [
+        ("ABORTED", "VERSION_MISMATCH", VersionMismatch),
+        ("INVALID_ARGUMENT", "LIMIT_EXCEEDED", InvalidArgument),
+        ("FAILED_PRECONDITION", "READ_ONLY", KvError),
+    ],
+)
+def test_an_unknown_outcome_is_settled_by_an_answer_about_the_request(
+    open_client: Open, serve: Serve, code: str, reason: str, kind: type[KvError]
+) -> None:
+    server = serve(refuse("UNAVAILABLE"), refuse(code, reason))
+    with pytest.raises(KvError) as caught:
         open_client(server).put("a", 1, if_version=3)
+    assert type(caught.value) is kind
+    assert len({request.request_id for request in server.requests}) == 1
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "CANCELLED"])
-@pytest.mark.usefixtures("no_waits")
-def test_a_bare_failure_leaves_a_read_unavailable(open_client: Open, serve: Serve, code: str) -> None:
-    with pytest.raises(Unavailable):
-        open_client(serve(refuse(code))).get("a")
+def test_an_unknown_outcome_is_settled_by_success(open_client: Open, serve: Serve) -> None:
+    server = serve(refuse("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"), STORED)
+    assert open_client(server).put("a", 1) == 7
 
 
 def test_a_read_is_repeated(open_client: Open, serve: Serve) -> None:
@@ -261,6 +308,24 @@ def test_a_page_is_repeated_and_the_range_goes_on(open_client: Open, serve: Serv
     server = serve(answer(first), refuse("UNAVAILABLE"), answer(kv_pb2.RangeResponse(items=items("c"))))
     assert [item.key for item in open_client(server).range(prefix="")] == ["a", "b", "c"]
     assert [request.page_token for request in server.requests] == ["", "t", "t"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "page_size", "asked"),
+    [(None, None, [None, None]), (2_000, None, [None, None]), (2, None, [2, 1]), (None, 5, [5, 5]), (2, 1, [1, 1])],
+)
+def test_a_page_is_no_larger_than_is_wanted(
+    open_client: Open, serve: Serve, limit: int | None, page_size: int | None, asked: list[int | None]
+) -> None:
+    first = kv_pb2.RangeResponse(items=items("a"), next_page_token="t")
+    server = serve(answer(first), answer(kv_pb2.RangeResponse(items=items("b"))))
+    assert len(list(open_client(server).range(limit=limit, page_size=page_size))) == 2
+    assert [each.limit if each.HasField("limit") else None for each in server.requests] == asked
+
+
+def test_a_servers_large_pages_do_not_exceed_the_limit(open_client: Open, serve: Serve) -> None:
+    page = kv_pb2.RangeResponse(items=items(f"{number}" for number in range(700)), next_page_token="more")
+    assert len(list(open_client(serve(answer(page))).range(limit=1_300))) == 1_300
 
 
 def test_a_range_fetches_a_page_only_when_it_is_needed(open_client: Open, serve: Serve) -> None:

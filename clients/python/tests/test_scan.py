@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake import Act, Fake, fail, refuse, status
 
-from kvstore import AsyncClient, DeadlineExceeded, InvalidArgument, Unavailable
+from kvstore import AsyncClient, DeadlineExceeded, InvalidArgument, KvError, Unavailable
 from kvstore.v1 import kv_pb2
 
 Open = Callable[..., Any]
@@ -154,3 +154,29 @@ def test_a_scan_that_comes_no_further_gives_up(
     with pytest.raises(Unavailable):
         list(open_client(server).scan())
     assert len(server.requests) == 11
+
+
+def test_a_stream_that_was_taken_up_has_the_whole_time_for_each_entry(open_client: Open, serve: Serve) -> None:
+    gate = threading.Event()
+
+    def late(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
+        # Leaves little of the first wait.
+        gate.wait(0.8)
+        return iter(stream("", then="UNAVAILABLE", reason="NO_LEADER")(request, context))
+
+    def slow(request: Any, context: Any) -> Iterator[kv_pb2.ScanResponse]:
+        yield kv_pb2.ScanResponse(key="a", value="1", version=1)
+        gate.wait(0.8)
+        yield kv_pb2.ScanResponse(key="b", value="1", version=1)
+
+    assert [item.key for item in open_client(serve(late, slow), timeout=1.2).scan()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("code", "reason"), [("DATA_LOSS", "CORRUPTION"), ("INTERNAL", "INTERNAL")])
+def test_a_failure_that_stays_ends_a_scan(open_client: Open, serve: Serve, code: str, reason: str) -> None:
+    server = serve(stream("ab", then=code, reason=reason))
+    keys = []
+    with pytest.raises(KvError) as caught:
+        for item in open_client(server).scan():
+            keys.append(item.key)
+    assert (keys, caught.value.reason, len(server.requests)) == (["a", "b"], reason, 1)

@@ -13,23 +13,22 @@ import {
   GetRequestSchema,
   PutRequestSchema,
   RangeRequestSchema,
-  ScanRequestSchema,
   type StatsResponse,
 } from "../gen/kvstore/v1/kv_pb.js";
-import { Calls, checkedTimeoutMs, SYSTEM_CLOCK, type CallOptions, type Channel, type Clock } from "./calls.js";
+import { Calls, SYSTEM_CLOCK, type CallOptions, type Channel, type Clock } from "./calls.js";
 import { Entry } from "./entry.js";
-import { cancelled, failureOf, invalid, KvError } from "./errors.js";
-import { Stream } from "./stream.js";
+import { invalid, KvError } from "./errors.js";
+import { Scan } from "./scan.js";
 
 export interface ClientOptions {
   /**
-   * `http://host:port`, `https://...` or `host:port`. Default: `KVSTORE_ENDPOINTS` (comma separated), else
+   * `http://host:port`, `https://host:port` or `host:port`; the port of a url may be left out. Default: `KVSTORE_ENDPOINTS` (comma separated), else
    * `http://127.0.0.1:9090`; in browsers the page's origin.
    */
   endpoints?: string | readonly string[] | undefined;
   /** Node: `grpc` (default, the gRPC port) or `grpc-web` (the HTTP port). Browsers always speak `grpc-web`. */
   transport?: "grpc" | "grpc-web" | undefined;
-  /** Milliseconds for a call with all its retries. Default 5000. `Infinity`: no deadline. */
+  /** Milliseconds for a call with all its retries. Default 5000. */
   timeoutMs?: number | undefined;
   /** Opens the way to an endpoint in place of `transport`: own certificates, interceptors, proxies. */
   connect?: ((endpoint: string) => Channel) | undefined;
@@ -110,7 +109,7 @@ export abstract class BaseClient {
     if (list.length === 0) {
       throw invalid("INVALID_ENDPOINT", "endpoints is empty; at least one is needed");
     }
-    this.#calls = new Calls(list, options.connect ?? connect, checkedTimeoutMs(options.timeoutMs ?? TIMEOUT_MS), clock);
+    this.#calls = new Calls(list, options.connect ?? connect, options.timeoutMs ?? TIMEOUT_MS, clock);
   }
 
   /** Stores `value` as JSON, replacing what was there together with its expiry. Returns the key's new version. */
@@ -197,50 +196,34 @@ export abstract class BaseClient {
     const pageMax = pageSize === undefined ? PAGE_SIZE : uint("pageSize", pageSize, "INVALID_LIMIT");
     let left = limitOf(options) ?? Infinity;
     do {
-      // The server's default page needs no mention.
+      // Without a limit a page is as large as the operator of the server has decided.
       if (pageSize !== undefined || left < PAGE_SIZE) {
         request.limit = Math.min(left, pageMax);
       }
       const page = await this.#calls.run(false, options, (stub, call) => stub.range(request, call));
-      for (const item of page.items) {
+      const items = page.items.slice(0, left);
+      for (const item of items) {
         yield new Entry(item);
       }
-      left -= page.items.length;
+      left -= items.length;
       request.pageToken = page.nextPageToken;
     } while (left > 0 && request.pageToken !== "");
   }
 
   /**
-   * The keys of a range, in order, over one stream. Leaving the loop closes the stream. It is retried until its first entry has come;
-   * a failure after that is thrown. `timeoutMs` is for the whole stream; without it the client's bounds the wait for each entry.
+   * The keys of a range, in order, over one stream. Leaving the loop closes the stream; one that breaks is taken up behind its last key.
+   * `timeoutMs` is for the whole scan; without it the client's bounds the wait for each entry.
    */
   async *scan(options: ScanOptions = {}): AsyncGenerator<Entry, void, undefined> {
-    const request = create(ScanRequestSchema, { ...bounds(options), ...freshness(options) });
     const limit = limitOf(options);
-    if (limit !== undefined) {
-      request.limit = BigInt(limit);
-    }
-    const { signal } = options;
-    const waits = options.timeoutMs === undefined;
-    let { stream, next } = await this.#calls.run(false, options, async (stub, { timeoutMs = Infinity }) => {
-      const whole = waits || timeoutMs === Infinity ? {} : { timeoutMs };
-      const stream = new Stream(signal, (signal) => stub.scan(request, { signal, ...whole }));
-      try {
-        return { stream, next: await stream.next(timeoutMs) };
-      } catch (thrown) {
-        await stream.close();
-        throw thrown;
-      }
-    });
+    const request = { ...bounds(options), ...freshness(options), ...(limit !== undefined && { limit: BigInt(limit) }) };
+    const scan = new Scan(this.#calls, request, options);
     try {
-      while (!next.done) {
-        yield new Entry(next.value);
-        next = await stream.next(waits ? this.#calls.timeoutMs : Infinity).catch((thrown: unknown) => {
-          throw signal?.aborted ? cancelled(signal, false) : failureOf(thrown, false).error;
-        });
+      for (let item = await scan.next(); item !== undefined; item = await scan.next()) {
+        yield new Entry(item);
       }
     } finally {
-      await stream.close();
+      await scan.close();
     }
   }
 
@@ -258,9 +241,10 @@ export abstract class BaseClient {
 function endpointUrl(endpoint: string): string {
   const text = endpoint.trim();
   try {
-    const { protocol, host, pathname } = new URL(text.includes("://") ? text : `http://${text}`);
-    if (/^https?:$/.test(protocol)) {
-      return `${protocol}//${host}${pathname.replace(/\/+$/, "")}`;
+    const { protocol, host, origin, href } = new URL(text.includes("://") ? text : `http://${text}`);
+    // Whatever else a url can have, a path or a user, has no meaning here. A url keeps the port only if it is not the scheme's.
+    if (/^https?:$/.test(protocol) && href === `${origin}/` && (text.includes("://") || /:\d+\/?$/.test(text))) {
+      return `${protocol}//${host}`;
     }
   } catch {
     // As other texts that are no endpoints.

@@ -38,6 +38,7 @@ export type KvErrorCode = (typeof CODES)[Code];
  * - `overloaded`: certainly not applied, a limit is reached. Slow down.
  * - `unavailable`: certainly not applied, nobody could serve it. Try again.
  * - `outcome-unknown`: the write may or may not have been applied. Read, or repeat it with the same `requestId`.
+ * - `deadline-exceeded`: a read did not end in time.
  * - `corruption`: data on the node that answered is damaged.
  * - `other`: see `code` and `reason`.
  */
@@ -47,6 +48,7 @@ export type KvErrorKind =
   | "overloaded"
   | "unavailable"
   | "outcome-unknown"
+  | "deadline-exceeded"
   | "corruption"
   | "other";
 
@@ -81,12 +83,18 @@ export function cancelled(signal: AbortSignal, outcomeUnknown: boolean): KvError
   return new KvError(kind, "CANCELLED", "", "the call was cancelled", {}, { cause: signal.reason });
 }
 
+/**
+ * Whether this answer holds for earlier attempts of the same write, too: the server has looked at the request itself, and would have known
+ * its id.
+ */
+export function settles({ kind, code, reason }: KvError): boolean {
+  return kind === "version-mismatch" || (reason !== "" && (code === "INVALID_ARGUMENT" || code === "FAILED_PRECONDITION"));
+}
+
 /** A failed attempt, with what the server asks for: how long to wait before the next one. */
 export interface Failure {
   readonly error: KvError;
   readonly retryAfterMs: number;
-  /** Whether a kvstore server has spoken. */
-  readonly answered: boolean;
 }
 
 /**
@@ -97,13 +105,13 @@ export function failureOf(thrown: unknown, write: boolean, late = false): Failur
   const cause = ConnectError.from(thrown);
   const info = cause.findDetails(ErrorInfoSchema).find((info) => info.domain === DOMAIN);
   if (info === undefined) {
-    return { error: bare(cause, late ? Code.DeadlineExceeded : cause.code, write), retryAfterMs: 0, answered: false };
+    return { error: bare(cause, late ? Code.DeadlineExceeded : cause.code, write), retryAfterMs: 0 };
   }
   const delay = cause.findDetails(RetryInfoSchema)[0]?.retryDelay;
   const retryAfterMs = delay === undefined ? 0 : Number(delay.seconds) * 1000 + delay.nanos / 1e6;
   const kind = info.reason === "OUTCOME_UNKNOWN" ? "outcome-unknown" : kindOf(cause.code, info.reason);
   const error = new KvError(kind, CODES[cause.code], info.reason, cause.rawMessage, info.metadata, { cause });
-  return { error, retryAfterMs, answered: true };
+  return { error, retryAfterMs };
 }
 
 function kindOf(code: Code, reason: string): KvErrorKind {
@@ -116,6 +124,8 @@ function kindOf(code: Code, reason: string): KvErrorKind {
       return "overloaded";
     case Code.Unavailable:
       return "unavailable";
+    case Code.DeadlineExceeded:
+      return "deadline-exceeded";
     case Code.DataLoss:
       return "corruption";
     default:
@@ -132,7 +142,7 @@ function bare(cause: ConnectError, code: Code, write: boolean): KvError {
     new KvError(kind, code, "", cause.rawMessage, {}, { cause });
   switch (code) {
     case Code.DeadlineExceeded:
-      return fail(write ? "outcome-unknown" : "other", "DEADLINE_EXCEEDED");
+      return fail(write ? "outcome-unknown" : "deadline-exceeded", "DEADLINE_EXCEEDED");
     case Code.ResourceExhausted:
       return fail(write ? "outcome-unknown" : "overloaded", "RESOURCE_EXHAUSTED");
     // Connect says ABORTED for a reset connection, UNKNOWN for a fetch that failed, INTERNAL for an answer that was cut off and

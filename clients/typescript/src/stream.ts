@@ -2,9 +2,6 @@
 
 import { Code, ConnectError } from "@connectrpc/connect";
 
-/** Timers cannot wait longer; they would fire at once. */
-const TIMER_MAX_MS = 0x7fff_ffff;
-
 export class Stream<T> {
   readonly #stop = new AbortController();
   readonly #signal: AbortSignal | undefined;
@@ -23,7 +20,7 @@ export class Stream<T> {
   /** The next item, if it comes within `waitMs`. */
   async next(waitMs: number): Promise<IteratorResult<T>> {
     const late = (): void => this.#stop.abort(new ConnectError("the server has sent nothing in time", Code.DeadlineExceeded));
-    const timer = waitMs <= TIMER_MAX_MS ? setTimeout(late, waitMs) : undefined;
+    const timer = setTimeout(late, waitMs);
     try {
       return await this.#items.next();
     } finally {

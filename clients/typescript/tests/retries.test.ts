@@ -37,10 +37,10 @@ const outcomeUnknown = () => refusal(Code.DeadlineExceeded, "OUTCOME_UNKNOWN");
 const mismatch = () => refusal(Code.Aborted, "VERSION_MISMATCH");
 
 test("the wait before a retry doubles from 50 ms up to 2 s and is random below that", () => {
-  const bounds = Array.from({ length: 8 }, (_, n) => backoffMs(n, 1));
+  const bounds = Array.from({ length: 8 }, (_, n) => backoffMs(n + 1, 1));
   assert.deepEqual(bounds, [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-  assert.equal(backoffMs(3, 0), 0);
-  assert.equal(backoffMs(3, 0.25), 100);
+  assert.equal(backoffMs(4, 0), 0);
+  assert.equal(backoffMs(4, 0.25), 100);
 });
 
 test("a write that nobody could serve is repeated with the same request id until it is answered", async () => {
@@ -140,21 +140,82 @@ test("an unknown outcome is repeated, for writes and for reads", async () => {
   assert.equal((await client.get("a"))?.version, 3n);
 });
 
-test("a write stays unknown when a later attempt is certainly not applied", async () => {
-  const { handlers, ids } = puts(outcomeUnknown(), noLeader());
+const cut = () => new ConnectError("connection reset", Code.Unavailable);
+
+for (const [name, first, then, kind, attempts] of [
+  // Tells of its own attempt only.
+  ["NO_LEADER", cut, noLeader, "outcome-unknown", 11],
+  ["OVERLOADED", outcomeUnknown, () => refusal(Code.ResourceExhausted, "OVERLOADED"), "outcome-unknown", 11],
+  ["UNAUTHENTICATED", cut, () => refusal(Code.Unauthenticated, "UNAUTHENTICATED"), "outcome-unknown", 2],
+  ["PERMISSION_DENIED", outcomeUnknown, () => refusal(Code.PermissionDenied, "PERMISSION_DENIED"), "outcome-unknown", 2],
+  ["INTERNAL", outcomeUnknown, () => refusal(Code.Internal, "INTERNAL"), "outcome-unknown", 2],
+  ["CORRUPTION", outcomeUnknown, () => refusal(Code.DataLoss, "CORRUPTION"), "outcome-unknown", 2],
+  ["DEADLINE_EXCEEDED", outcomeUnknown, () => refusal(Code.DeadlineExceeded, "DEADLINE_EXCEEDED"), "outcome-unknown", 2],
+  ["a proxy's INVALID_ARGUMENT", cut, () => new ConnectError("no", Code.InvalidArgument), "outcome-unknown", 2],
+  ["a proxy's FAILED_PRECONDITION", cut, () => new ConnectError("no", Code.FailedPrecondition), "outcome-unknown", 2],
+  // The server has looked at the request: it answers for the first attempt, too.
+  ["VERSION_MISMATCH", cut, mismatch, "version-mismatch", 2],
+  ["INVALID_ARGUMENT", outcomeUnknown, () => refusal(Code.InvalidArgument, "LIMIT_EXCEEDED"), "invalid-argument", 2],
+  ["FAILED_PRECONDITION", outcomeUnknown, () => refusal(Code.FailedPrecondition, "READ_ONLY"), "other", 2],
+] as const) {
+  test(`an unknown outcome followed by ${name} is ${kind}`, async () => {
+    const { handlers, ids } = puts(first(), then());
+    await using server = await fake(handlers);
+    using client = new TestClient({ endpoints: server.url, timeoutMs: 60_000 }, new TestClock());
+    const error = await failureOf(client.put("a", 1));
+    assert.equal(error.kind, kind);
+    assert.equal(ids.length, attempts);
+    assert.equal(new Set(ids).size, 1);
+    if (kind === "outcome-unknown") {
+      const unknown = first === cut ? ["UNAVAILABLE", ""] : ["DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"];
+      assert.deepEqual([error.code, error.reason], unknown, "it is told of the attempt that left it open");
+      assert.ok(error.cause instanceof KvError && error.cause.kind !== "outcome-unknown", "and of the last one");
+    }
+  });
+}
+
+test("attempts that were certainly not applied leave nothing open", async () => {
+  const { handlers } = puts(noLeader(), refusal(Code.ResourceExhausted, "OVERLOADED"));
   await using server = await fake(handlers);
   using client = new TestClient({ endpoints: server.url }, new TestClock());
-  const error = await failureOf(client.put("a", 1));
-  assert.equal(error.kind, "outcome-unknown");
-  assert.equal(error.reason, "OUTCOME_UNKNOWN");
-  assert.ok(ids.length > 2);
+  assert.equal((await failureOf(client.put("a", 1))).kind, "overloaded");
 });
 
-test("a mismatch after an unknown outcome is final: an applied write would have been answered as such", async () => {
-  const { handlers } = puts(outcomeUnknown(), mismatch());
-  await using server = await fake(handlers);
-  using client = new TestClient({ endpoints: server.url }, new TestClock());
-  assert.equal((await failureOf(client.put("a", 1, { ifVersion: 1n }))).kind, "version-mismatch");
+for (const [code, called, read] of [
+  [Code.Unavailable, "UNAVAILABLE", "unavailable"],
+  [Code.Canceled, "UNAVAILABLE", "unavailable"],
+  [Code.Unknown, "UNAVAILABLE", "unavailable"],
+  [Code.Internal, "UNAVAILABLE", "unavailable"],
+  [Code.Aborted, "UNAVAILABLE", "unavailable"],
+  [Code.ResourceExhausted, "RESOURCE_EXHAUSTED", "overloaded"],
+  [Code.DeadlineExceeded, "DEADLINE_EXCEEDED", "deadline-exceeded"],
+] as const) {
+  test(`a bare ${Code[code]} is a failure of the transport`, async () => {
+    const bare = (): never => {
+      throw new ConnectError("made by the transport", code);
+    };
+    await using server = await fake({ put: bare, get: bare });
+    using client = new TestClient({ endpoints: server.url }, new TestClock());
+    for (const [call, kind] of [
+      [() => client.put("a", 1), "outcome-unknown"],
+      [() => client.get("a"), read],
+    ] as const) {
+      const error = await failureOf(call());
+      assert.deepEqual([error.kind, error.code, error.reason], [kind, called, ""]);
+    }
+  });
+}
+
+test("a call stays with an endpoint that refuses it", async () => {
+  const refusing = puts(refusal(Code.InvalidArgument, "INVALID_KEY"), new ConnectError("log in", Code.Unauthenticated));
+  const other = puts(1n);
+  await using first = await fake(refusing.handlers);
+  await using second = await fake(other.handlers);
+  using client = new TestClient({ endpoints: [first.url, second.url] }, new TestClock());
+  for (const code of ["INVALID_ARGUMENT", "UNAUTHENTICATED", "UNAUTHENTICATED"]) {
+    assert.equal((await failureOf(client.put("a", 1))).code, code);
+  }
+  assert.equal(other.ids.length, 0);
 });
 
 test("a call goes to the next endpoint after a failure, and the next call stays there", async () => {
@@ -232,8 +293,8 @@ for (const transport of ["grpc", "grpc-web"] as const) {
     assert.equal(await client.put("a", 1), 1n);
 
     const read = await failureOf(client.get("a", { timeoutMs: 80 }));
-    assert.deepEqual([read.kind, read.code], ["other", "DEADLINE_EXCEEDED"]);
-    // The second has not answered that one: the next call goes to the first again, and from there, as it serves no stats ...
+    assert.deepEqual([read.kind, read.code], ["deadline-exceeded", "DEADLINE_EXCEEDED"]);
+    // The second has not answered that one: the next call goes to the first again, which serves no stats.
     assert.equal((await failureOf(client.stats())).code, "UNIMPLEMENTED");
   });
 
@@ -273,7 +334,7 @@ test("what breaks when the deadline has passed is the deadline, and its endpoint
   const asked: string[] = [];
   for (let n = 0; n < 3; n++) {
     const error = await failureOf(client.get("a"));
-    assert.deepEqual([error.kind, error.code], ["other", "DEADLINE_EXCEEDED"]);
+    assert.deepEqual([error.kind, error.code], ["deadline-exceeded", "DEADLINE_EXCEEDED"]);
     asked.push(error.reason);
   }
   assert.deepEqual(asked, ["", "DEADLINE_EXCEEDED", ""]);
@@ -291,7 +352,7 @@ test("a signal ends the wait before a retry", { timeout: 10_000 }, async () => {
       return slept;
     },
   };
-  using client = new TestClient({ endpoints: server.url, timeoutMs: Infinity }, clock);
+  using client = new TestClient({ endpoints: server.url, timeoutMs: 600_000 }, clock);
   const error = await failureOf(client.put("a", 1, { signal: abort.signal }));
   assert.deepEqual([error.kind, error.code], ["other", "CANCELLED"]);
   assert.equal(ids.length, 1);
@@ -323,9 +384,10 @@ test("nothing is sent after close", async () => {
   assert.equal(ids.length, 1);
 });
 
-test("timeouts must be above 0", async () => {
+test("timeouts must be above 0 and finite", async () => {
   using client = new Client();
-  for (const timeoutMs of [0, -1, NaN]) {
+  for (const timeoutMs of [0, -1, NaN, Infinity]) {
+    assert.throws(() => new Client({ timeoutMs }), { name: "KvError", kind: "invalid-argument" });
     assert.equal((await failureOf(client.get("a", { timeoutMs }))).kind, "invalid-argument");
   }
 });

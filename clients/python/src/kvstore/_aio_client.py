@@ -25,7 +25,7 @@ from kvstore._operations import (
     encode,
     encode_all,
 )
-from kvstore._retry import Attempts
+from kvstore._retry import Attempts, checked
 from kvstore._watchdog import LoopWatchdog
 from kvstore.errors import from_rpc, from_transport
 from kvstore.v1.kv_pb2 import ScanRequest
@@ -44,7 +44,7 @@ class AsyncClient:
 
     def __init__(self, endpoints: str | Sequence[str] | None = None, *, timeout: float = 5.0) -> None:
         """As `Client`."""
-        self._timeout = timeout
+        self._timeout = checked(timeout)
         self._endpoints = Endpoints(endpoints, _connect, _stub)
 
     async def __aenter__(self) -> AsyncClient:
@@ -135,7 +135,7 @@ class AsyncClient:
         limit: int | None = None,
         reverse: bool = False,
         keys_only: bool = False,
-        page_size: int = operations.PAGE_SIZE,
+        page_size: int | None = None,
         consistency: Consistency = "linearizable",
         timeout: float | None = None,
     ) -> AsyncGenerator[Entry, None]:
@@ -154,15 +154,15 @@ class AsyncClient:
         `timeout` is for the whole walk. Without one, the client's is for each wait for an entry.
         """
         walk = Walk(**query)
-        attempts = Attempts(self._timeout if timeout is None else timeout, renewed=timeout is None)
+        wait = self._timeout if timeout is None else timeout
+        attempts = Attempts(wait, renewed=timeout is None)
         while True:
             number, stub = self._endpoints.current()
             operation = walk.stream()
             whole = None if timeout is None else attempts.time_left()
             call = stub.Scan(cast(ScanRequest, operation.request), timeout=whole)
-            with LoopWatchdog(attempts.time_left(), call.cancel) as watchdog:
+            with LoopWatchdog(wait, call.cancel, first=attempts.time_left()) as watchdog:
                 try:
-                    watchdog.waiting()
                     async for answer in call:
                         watchdog.resting()
                         entry = operation.decode(answer)
@@ -171,7 +171,7 @@ class AsyncClient:
                             attempts.step()
                         if walk.finished:
                             return
-                        watchdog.waiting()
+                        watchdog.waiting(attempts.time_left())
                     return
                 except grpc.RpcError as failure:
                     error = from_rpc(failure, write=False)
@@ -192,7 +192,7 @@ class AsyncClient:
         """Counts of the node that answers."""
         return await self._run(operations.stats(), timeout)
 
-    def session(self, *, window: int = 1_024) -> AsyncSession:
+    def session(self, *, window: int = 512) -> AsyncSession:
         """Opens a stream for pipelined operations, at most `window` of them in flight."""
         number, stub = self._endpoints.current()
         return AsyncSession(stub, window, lambda error: self._endpoints.failed(number, error))

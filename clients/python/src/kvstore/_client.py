@@ -23,7 +23,7 @@ from kvstore._operations import (
     encode,
     encode_all,
 )
-from kvstore._retry import Attempts
+from kvstore._retry import Attempts, checked
 from kvstore._session import Session
 from kvstore._watchdog import ThreadWatchdog
 from kvstore.errors import from_rpc
@@ -45,7 +45,7 @@ class Client:
 
     def __init__(self, endpoints: str | Sequence[str] | None = None, *, timeout: float = 5.0) -> None:
         """`endpoints` as `host:port` or `http://host:port`; by default KVSTORE_ENDPOINTS, else http://127.0.0.1:9090."""
-        self._timeout = timeout
+        self._timeout = checked(timeout)
         self._endpoints = Endpoints(endpoints, _connect, KvServiceStub)
 
     def __enter__(self) -> Client:
@@ -128,7 +128,7 @@ class Client:
         limit: int | None = None,
         reverse: bool = False,
         keys_only: bool = False,
-        page_size: int = operations.PAGE_SIZE,
+        page_size: int | None = None,
         consistency: Consistency = "linearizable",
         timeout: float | None = None,
     ) -> Generator[Entry, None, None]:
@@ -146,15 +146,15 @@ class Client:
         `timeout` is for the whole walk. Without one, the client's is for each wait for an entry.
         """
         walk = Walk(**query)
-        attempts = Attempts(self._timeout if timeout is None else timeout, renewed=timeout is None)
+        wait = self._timeout if timeout is None else timeout
+        attempts = Attempts(wait, renewed=timeout is None)
         while True:
             number, stub = self._endpoints.current()
             operation = walk.stream()
             whole = None if timeout is None else attempts.time_left()
             call = stub.Scan(cast(ScanRequest, operation.request), timeout=whole)
-            with ThreadWatchdog(attempts.time_left(), call.cancel) as watchdog:
+            with ThreadWatchdog(wait, call.cancel, first=attempts.time_left()) as watchdog:
                 try:
-                    watchdog.waiting()
                     for answer in call:
                         watchdog.resting()
                         entry = operation.decode(answer)
@@ -163,7 +163,7 @@ class Client:
                             attempts.step()
                         if walk.finished:
                             return
-                        watchdog.waiting()
+                        watchdog.waiting(attempts.time_left())
                     return
                 except grpc.RpcError as failure:
                     error = watchdog.error() if watchdog.barked else from_rpc(failure, write=False)
@@ -178,7 +178,7 @@ class Client:
         """Counts of the node that answers."""
         return self._run(operations.stats(), timeout)
 
-    def session(self, *, window: int = 1_024) -> Session:
+    def session(self, *, window: int = 512) -> Session:
         """Opens a stream for pipelined operations, at most `window` of them in flight."""
         number, stub = self._endpoints.current()
         return Session(stub, window, lambda error: self._endpoints.failed(number, error))

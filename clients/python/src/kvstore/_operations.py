@@ -24,8 +24,8 @@ _CONSISTENCY = {
     "lease": kv_pb2.CONSISTENCY_LEASE,
 }
 
-#: Items that a range asks for at once.
-PAGE_SIZE = 1_000
+#: Items of a page when the request does not say, unless the operator of the server does.
+PAGE_SIZE_USUAL = 1_000
 
 
 class WriteOptions(TypedDict, total=False):
@@ -194,7 +194,7 @@ class Walk:
         reverse: bool = False,
         keys_only: bool = False,
         consistency: Consistency = "linearizable",
-        page_size: int = PAGE_SIZE,
+        page_size: int | None = None,
     ) -> None:
         self._query: dict[str, Any] = {
             "start_key": start,
@@ -213,16 +213,19 @@ class Walk:
 
     def page(self) -> Operation[list[Entry]]:
         """Reads the next page."""
-        size = self._page_size if self._left is None else min(self._left, self._page_size)
+        size = self._page_size
+        if self._left is not None and self._left < (PAGE_SIZE_USUAL if size is None else size):
+            size = self._left
         request = kv_pb2.RangeRequest(**self._query, limit=size, page_token=self._token)
         return Operation("range", request, self._paged)
 
     def _paged(self, answer: kv_pb2.RangeResponse) -> list[Entry]:
         self._token = answer.next_page_token
+        items = answer.items[: self._left]
         if self._left is not None:
-            self._left -= len(answer.items)
+            self._left -= len(items)
         self.finished = not self._token or self._left == 0
-        return [entry(item) for item in answer.items]
+        return [entry(item) for item in items]
 
     def stream(self) -> Operation[Entry | None]:
         """Streams what is left; an answer that has come before comes to `None`.

@@ -12,17 +12,19 @@ from kvstore.errors import DeadlineExceeded
 
 
 class Watchdog:
-    """Calls `end` when the time between `waiting` and `resting` is more than `timeout` seconds."""
+    """Calls `end` when the time between `waiting` and `resting` is more than was allowed."""
 
-    def __init__(self, timeout: float, end: Callable[[], object]) -> None:
+    def __init__(self, timeout: float, end: Callable[[], object], *, first: float) -> None:
+        """The first wait, of `first` seconds, begins now; later ones have `timeout`, or what is left of one deadline."""
         self._timeout, self._end = timeout, end
-        self._deadline = math.inf
         #: Whether it has ended the stream.
         self.barked = False
+        self.waiting(first)
 
-    def waiting(self) -> None:
+    def waiting(self, seconds: float) -> None:
         """An answer is waited for from now on."""
-        self._deadline = time.monotonic() + self._timeout
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
 
     def resting(self) -> None:
         """The answer is there."""
@@ -30,7 +32,7 @@ class Watchdog:
 
     def error(self) -> DeadlineExceeded:
         """What the stream has come to when the watchdog has ended it."""
-        return DeadlineExceeded(f"the server has sent nothing for {self._timeout:.1f} seconds", "DEADLINE_EXCEEDED")
+        return DeadlineExceeded(f"the server has sent nothing for {self._seconds:.1f} seconds", "DEADLINE_EXCEEDED")
 
     def _check(self) -> float | None:
         """Seconds until the next check; `None` when there is none."""

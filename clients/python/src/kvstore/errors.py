@@ -16,10 +16,10 @@ _DOMAIN = "kvstore"
 _DETAILS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
-# What the transport answers by itself. Other bare codes (UNAUTHENTICATED of a proxy, UNIMPLEMENTED) are refusals.
-_MADE_BY_TRANSPORT = frozenset(
-    {"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "INTERNAL", "UNAVAILABLE"}
-)
+# What the transport makes by itself when it could not carry a call, whatever it calls it. Other bare codes (UNAUTHENTICATED
+# of a proxy, UNIMPLEMENTED) are refusals.
+_TRANSPORT = frozenset({"UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL", "ABORTED"})
+_MADE_BY_TRANSPORT = _TRANSPORT | {"DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
 
 
 class KvError(Exception):
@@ -37,7 +37,8 @@ class KvError(Exception):
         super().__init__(message, code, reason, metadata, retry_after)
         #: For people.
         self.message = message
-        #: The name of the gRPC code, as "INVALID_ARGUMENT".
+        #: The name of the gRPC code, as "INVALID_ARGUMENT"; "UNAVAILABLE" for every failure of the transport but a deadline
+        #: or a limit.
         self.code = code
         #: Which failure it is, stable, as "INVALID_JSON". Empty when the transport failed.
         self.reason = reason
@@ -106,7 +107,7 @@ def from_status(status: status_pb2.Status, *, write: bool) -> KvError:
 
 def from_transport(message: str, *, write: bool) -> KvError:
     """The error of a call that ended without any status."""
-    return _build("CANCELLED", message, (), write=write)
+    return _build("UNAVAILABLE", message, (), write=write)
 
 
 def _build(code: str, message: str, details: Iterable[Any], *, write: bool) -> KvError:
@@ -115,10 +116,11 @@ def _build(code: str, message: str, details: Iterable[Any], *, write: bool) -> K
         detail.Unpack(info)
         detail.Unpack(retry)
     reason = info.reason if info.domain == _DOMAIN else ""
-    kind = _BY_CODE.get(code, KvError)
-    if reason == "OUTCOME_UNKNOWN" or (write and not reason and code in _MADE_BY_TRANSPORT):
-        kind = OutcomeUnknown
-    elif code == "CANCELLED" and not reason:
-        kind = Unavailable  # A read whose stream was reset.
+    unknown = reason == "OUTCOME_UNKNOWN" or (write and not reason and code in _MADE_BY_TRANSPORT)
+    if not reason and code in _TRANSPORT:
+        code = "UNAVAILABLE"
+    kind = OutcomeUnknown if unknown else _BY_CODE.get(code, KvError)
+    if kind is VersionMismatch and reason != "VERSION_MISMATCH":
+        kind = KvError
     retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     return kind(message, code, reason, dict(info.metadata) if reason else None, retry_after)
