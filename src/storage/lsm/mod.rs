@@ -1,0 +1,14 @@
+//! The LSM engine: sorted, immutable tables under one cache, and what merges them.
+//!
+//! Built from the bottom up. Here so far: [`key`] (internal keys and their order), [`options`] (how a table is laid
+//! out), [`table`] (its file: written once, read by anyone) and [`cache`] (the blocks in memory, of all engines of a
+//! process).
+//!
+//! Invariants: synchronous; no file but through [`util::fs`](crate::util::fs); no clock, no randomness of its own.
+
+pub(crate) mod cache;
+pub(crate) mod key;
+pub(crate) mod options;
+pub(crate) mod table;
+#[cfg(test)]
+pub(crate) mod testing;
