@@ -18,3 +18,4 @@ pub mod storage;
 pub mod telemetry;
 pub mod types;
 pub mod util;
+pub mod wal;

@@ -1,7 +1,8 @@
 //! Callbacks when a position has reached a level, and the log's two threads.
 //!
-//! Callbacks wait in one map ordered by position. One driver at a time commits for the first of them, then calls all at the
-//! front that have been reached. So they are called in order, and a follower's commit never runs the callbacks of others.
+//! Callbacks wait in one map ordered by position. One driver at a time commits for the first of them, then calls all at
+//! the front that have been reached. So they are called in order, and a follower's commit never runs the callbacks of
+//! others.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +29,10 @@ pub(super) struct Callbacks {
 impl fmt::Debug for Callbacks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { waiting, driver, .. } = self;
-        f.debug_struct("Callbacks").field("waiting", &waiting.len()).field("driver", driver).finish()
+        f.debug_struct("Callbacks")
+            .field("waiting", &waiting.len())
+            .field("driver", driver)
+            .finish()
     }
 }
 
@@ -194,8 +198,5 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> std::io::Result<Vec<JoinHandle<()>>
             std::mem::forget(panicked);
         })
     };
-    Ok(vec![
-        start("wal-callbacks", Shared::run_callbacks)?,
-        start("wal-files", Shared::run_files)?,
-    ])
+    Ok(vec![start("wal-callbacks", Shared::run_callbacks)?, start("wal-files", Shared::run_files)?])
 }

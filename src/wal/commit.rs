@@ -2,27 +2,29 @@
 //!
 //! # The problem
 //!
-//! Many threads want their record on stable storage. A sync takes as long for one as for a thousand, so while one runs, the
-//! others should gather for the next. A thread alone should find itself without any hand-over. Writes without a sync should not
-//! wait for the syncs of others.
+//! Many threads want their record on stable storage. A sync takes as long for one as for a thousand, so while one runs,
+//! the others should gather for the next. A thread alone should find itself without any hand-over. Writes without a
+//! sync should not wait for the syncs of others.
 //!
 //! # The protocol
 //!
-//! There are two **turns**, one to write and one to sync, each held by at most one thread, its **leader**. Taking a turn fixes
-//! its **target**: the end of the buffer for a write, the end of what is written for a sync. The leader works without
-//! the lock, then moves `written` or `synced` to the target. Whoever needs a position:
+//! There are two **turns**, one to write and one to sync, each held by at most one thread, its **leader**. Taking a
+//! turn fixes its **target**: the end of the buffer for a write, the end of what is written for a sync. The leader
+//! works without the lock, then moves `written` or `synced` to the target. Whoever needs a position:
 //!
 //! 1. returns, if it has been reached;
 //! 2. waits, if the turn is taken: in the **group** of that turn if its target covers the position, else in the next;
-//! 3. else takes the turn. A leader of a sync first sees to it that its own record is written, and with it all that have gathered.
+//! 3. else takes the turn. A leader of a sync reserves it first, waits a moment for those whom the last sync has
+//!    served, and sees to it that all that have gathered are written.
 //!
-//! When a turn ends, its whole group is woken, and one of the next group, which finds the turn free and takes it, for its group.
+//! When a turn ends, its whole group is woken, and one of the next group, which finds the turn free and takes it, for
+//! its group.
 //!
 //! # Why nobody waits for ever
 //!
-//! * The group of a turn is fixed as a parity: taking the turn flips it, so those who waited as "next" *are* the group of whoever
-//!   takes the turn next, may it be the one who was woken or a newcomer. The end of that turn wakes them all; one whose position
-//!   was not covered after all (it was not yet written) begins again at 1.
+//! * The group of a turn is fixed as a parity: taking the turn flips it, so those who waited as "next" *are* the group
+//!   of whoever takes the turn next, may it be the one who was woken or a newcomer. The end of that turn wakes them
+//!   all; one whose position was not covered after all (it was not yet written) begins again at 1.
 //! * The one woken of the next group waits again only if the turn is taken, and then in that turn's group.
 //! * A leader of a sync may wait for the turn to write; a writer never waits for a sync.
 //! * A failure poisons the log and wakes everybody; so does a leader that panics.
@@ -30,19 +32,23 @@
 //! # Why an acknowledgement is true
 //!
 //! * Only the write leader takes chunks out of the buffer, so writes are in order and `written` has no hole.
-//! * A sync goes through all segments written to since they were synced, oldest first, before `synced` moves. What is written
-//!   meanwhile lies beyond the target and keeps its segment dirty.
-//! * A failed write or sync moves nothing, and no other begins after it: `poison` is set under the lock that turns are taken
-//!   under. Those that run at the same time may end well; what they have reached is reached.
+//! * A sync goes through all segments written to since they were synced, oldest first, before `synced` moves. What is
+//!   written meanwhile lies beyond the target and keeps its segment dirty.
+//! * A failed write or sync moves nothing, and no turn begins after it: `poison` is set under the lock that turns are
+//!   taken under. Those that run at the same time may end well; what they have reached is reached.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
-use super::segment::Segment;
+use super::segment::{SEGMENT_HEADER_BYTES, Segment};
 use super::state::{Chunk, Shared, State};
 use super::sync::{Condvar, MutexGuard};
-use super::{Level, Position};
+use super::{Background, Level, Position};
+
+/// How long a leader waits for others: this part of what the last sync took, and no longer than that.
+const GATHER_FRACTION: u32 = 8;
+const GATHER_MAX: Duration = Duration::from_millis(1);
 
 /// Whether somebody leads, and up to where. Guarded by `state`.
 #[derive(Debug, Default)]
@@ -61,8 +67,15 @@ pub(super) struct Turnstile {
 }
 
 impl Turn {
-    fn take(&mut self, target: Position) {
+    /// Keeps others from leading; serves nobody yet, so whoever comes joins the group of the turn that will be taken.
+    fn reserve(&mut self) {
         debug_assert!(self.target.is_none(), "one leader at a time");
+        self.target = Some(Position::BEGINNING);
+    }
+
+    /// Begins the turn, which is free or reserved by the caller.
+    fn take(&mut self, target: Position) {
+        debug_assert!(self.target.is_none_or(|at| at == Position::BEGINNING), "one leader");
         self.target = Some(target);
         self.parity ^= 1;
         self.joined = 0;
@@ -109,9 +122,10 @@ impl State {
         if level == Level::Buffered || self.synced > position || self.synced == self.end {
             return;
         }
-        match self.syncing.serves(position) {
-            true => self.syncing.joined += 1,
-            false => self.sync_requests += 1,
+        if self.syncing.serves(position) {
+            self.syncing.joined += 1;
+        } else {
+            self.sync_requests += 1;
         }
     }
 }
@@ -168,26 +182,41 @@ impl Shared {
 
     /// Returns once the record at `position` is on stable storage.
     fn sync_through(&self, state: &mut MutexGuard<'_, State>, position: Position) -> Result<()> {
-        let mut gathered = false;
         while state.synced <= position && state.synced < state.end {
             state.check_alive()?;
-            // Once all that wait, so that they share the sync; after that no more than what is needed: others may append without end.
-            let needed = if gathered { position } else { state.last };
             if state.syncing.is_taken() {
                 self.syncs.wait(state, |state| &state.syncing, position);
-                gathered = false;
-            } else if state.written <= needed {
-                self.write_through(state, needed)?;
-                gathered = true;
-            } else {
-                let target = state.written;
-                self.sync_files(state, target)?;
+                continue;
             }
+            state.syncing.reserve();
+            self.gather(state);
+            let last = state.last;
+            let written = self.write_through(state, last).and_then(|()| state.check_alive());
+            if let Err(error) = written {
+                state.syncing.target = None;
+                return Err(error);
+            }
+            let target = state.written;
+            self.sync_files(state, target)?;
         }
         Ok(())
     }
 
-    /// Returns once everything before `target`, the beginning of a segment, is on stable storage. Does not wait for the rest.
+    /// Gives those whom the last sync has served a moment to come back with their next record. Without it two halves
+    /// take turns, and every commit waits for two syncs. Whoever is alone does not wait.
+    fn gather(&self, state: &mut MutexGuard<'_, State>) {
+        if self.options.background == Background::Caller {
+            return;
+        }
+        let patience = (state.last_sync / GATHER_FRACTION).min(GATHER_MAX);
+        let begin = Instant::now();
+        while state.sync_requests < state.peers && begin.elapsed() < patience {
+            MutexGuard::unlocked(state, std::thread::yield_now);
+        }
+    }
+
+    /// Returns once everything before `target`, the beginning of a segment, is on stable storage. Does not wait for the
+    /// rest.
     pub(super) fn sync_segments_before(
         &self,
         state: &mut MutexGuard<'_, State>,
@@ -226,19 +255,19 @@ impl Shared {
         }
     }
 
-    /// Leads a sync of everything before `target`, which is written. The turn is free.
+    /// Leads a sync of everything before `target`, which is written. The turn is free, or reserved by the caller.
     fn sync_files(&self, state: &mut MutexGuard<'_, State>, target: Position) -> Result<()> {
         debug_assert!(target <= state.written, "only what is written can be synced");
-        let whole = |segment: &Segment| Position::new(segment.number, super::segment::SEGMENT_HEADER_BYTES) < target;
+        let whole =
+            |segment: &Segment| Position::new(segment.number, SEGMENT_HEADER_BYTES) < target;
         let dirty: Vec<_> = state.dirty.iter().filter(|segment| whole(segment)).cloned().collect();
         state.syncing.take(target);
         let requests = std::mem::take(&mut state.sync_requests);
-        let (synced, micros) = MutexGuard::unlocked(state, || {
-            let begin = Instant::now();
-            let synced = self.guarded(|| sync(&dirty));
-            (synced, begin.elapsed().as_micros())
-        });
+        let begin = Instant::now();
+        let synced = MutexGuard::unlocked(state, || self.guarded(|| sync(&dirty)));
+        state.last_sync = begin.elapsed();
         let group = requests + state.syncing.joined;
+        state.peers = group + state.sync_requests;
         self.syncs.end(&mut state.syncing);
         match synced {
             Ok(()) => {
@@ -248,6 +277,7 @@ impl Shared {
                     segment.number > target.segment || (segment.number == target.segment && !clean)
                 });
                 state.counts.sync_group.observe(group);
+                let micros = state.last_sync.as_micros();
                 state.counts.sync_micros.observe(u64::try_from(micros).unwrap_or(u64::MAX));
                 self.wake_callbacks(state);
                 Ok(())

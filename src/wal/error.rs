@@ -67,11 +67,7 @@ impl Error {
 
     /// Damage found in `file` at `offset`.
     pub(super) fn corruption(file: &Path, offset: u32, detail: impl Into<String>) -> Self {
-        Self::Corruption {
-            file: file.to_owned(),
-            offset: u64::from(offset),
-            detail: detail.into(),
-        }
+        Self::Corruption { file: file.to_owned(), offset: u64::from(offset), detail: detail.into() }
     }
 
     /// The error that ends all writing, made from the one that caused it.

@@ -43,7 +43,8 @@ pub(super) fn salt(options: &Options, number: u32) -> u32 {
 }
 
 impl Shared {
-    /// Sees to it that a segment is ready that takes a record of `bytes`; it may be taken by others before the lock is back.
+    /// Sees to it that a segment is ready that takes a record of `bytes`; it may be taken by others before the lock is
+    /// back.
     pub(super) fn make_segment<'a>(
         &'a self,
         state: MutexGuard<'a, State>,
@@ -77,9 +78,9 @@ impl Shared {
                 Segment::create(&*self.fs, &self.dir, number, salt, needed)?
             }
         };
-        let next = number.checked_add(1).ok_or_else(|| {
-            Error::Invalid("the numbers of the segments are used up".to_owned())
-        })?;
+        let next = number
+            .checked_add(1)
+            .ok_or_else(|| Error::Invalid("the numbers of the segments are used up".to_owned()))?;
         let mut state = self.state.lock();
         if ready.is_none() {
             state.next_number = next;
@@ -98,6 +99,11 @@ impl Shared {
         }
         self.sync_full_segments()?;
         let removed = self.remove_released();
+        let made = match made {
+            // There may be room now.
+            Err(Error::DiskFull { .. }) => self.prepare_next(),
+            made => made,
+        };
         let mut state = self.state.lock();
         state.removal = match &removed {
             Err(error @ Error::Io { .. }) => Some(error.clone()),
@@ -154,13 +160,13 @@ impl Shared {
 
 /// The same segment with more room. Its new size becomes durable with its first sync.
 fn grow(segment: &Segment, bytes: u32) -> Result<Segment> {
-    let Segment { number, salt, path, file, .. } = segment;
+    let Segment { number, salt, made_bytes, path, file, .. } = segment;
     file.allocate(u64::from(bytes)).map_err(|error| {
         if crate::util::fs::is_disk_full(&error) {
             return Error::DiskFull { path: path.clone() };
         }
         Error::io("allocate", path, error)
     })?;
-    let (number, salt) = (*number, *salt);
-    Ok(Segment { number, salt, bytes, path: path.clone(), file: Arc::clone(file) })
+    let (number, salt, made_bytes) = (*number, *salt, *made_bytes);
+    Ok(Segment { number, salt, bytes, made_bytes, path: path.clone(), file: Arc::clone(file) })
 }

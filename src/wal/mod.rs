@@ -1,44 +1,45 @@
 //! The append log of a node: segmented, checksummed, group-committed. One log takes the records of many **owners** (an
 //! engine's batches, the entries and votes of a Raft group) in one order, so that one fdatasync serves whatever waits.
 //!
-//! Callers: `storage/lsm` (write-ahead log of the engines), `raft` (log of all groups). Invariants: imports `util` only; no
-//! async runtime, no engine, no Raft; bytes and positions.
+//! Callers: `storage/lsm` (write-ahead log of the engines), `raft` (log of all groups). Invariants: imports `util`
+//! only; no async runtime, no engine, no Raft; bytes and positions.
 //!
 //! # Promises
 //!
-//! * **Order.** Records have one order, that of their [`Position`]s. What survives a crash is a prefix of it: a record that
-//!   is lost is never before one that survived, over all owners and segments.
-//! * **Levels.** After [`Wal::commit`] with [`Level::Buffered`] the record and all before it were handed to the operating
-//!   system and survive a killed process; with [`Level::Sync`] they are on stable storage. A level that is already reached
-//!   costs nothing. Opening makes everything it replays durable before it returns.
+//! * **Order.** Records have one order, that of their [`Position`]s. What survives a crash is a prefix of it: a record
+//!   that is lost is never before one that survived, over all owners and segments.
+//! * **Levels.** After [`Wal::commit`] with [`Level::Buffered`] the record and all before it were handed to the
+//!   operating system and survive a killed process; with [`Level::Sync`] they are on stable storage. A level that is
+//!   already reached costs nothing. Opening makes everything it replays durable before it returns.
 //! * **Positions are never used twice**, not even those of records that a crash took.
-//! * **A failed write or sync is final** ([`Error::Poisoned`]): no more appends, no acknowledgement of what was not durable
-//!   before, no second sync. Reading goes on. Only [`Error::DiskFull`] is harmless: space is taken segment by segment,
-//!   ahead of use, so a full disk shows in [`Wal::append`], before anything was written.
-//! * **Damage is told from a torn tail.** Every byte in use is under a checksum. Damage below a place that a later record
-//!   vouches for, a segment that is missing between two others, or one under another's name: refused with file and offset,
-//!   files untouched. Without such a voucher it is a torn tail, and cut.
-//! * **Bounded.** Records wait in a buffer of [`Options::buffer_bytes_max`]; above it `append` writes. Opening holds one record
-//!   and one window in memory.
+//! * **A failed write or sync is final** ([`Error::Poisoned`]): no more appends, no acknowledgement of what was not
+//!   durable before, no second sync. Reading goes on. Only [`Error::DiskFull`] is harmless: space is taken segment by
+//!   segment, ahead of use, so a full disk shows in [`Wal::append`], before anything was written.
+//! * **Damage is told from a torn tail.** Every byte in use is under a checksum. Damage below a place that a later
+//!   record vouches for, a segment that is missing between two others, or one under another's name: refused with file
+//!   and offset, files untouched. Without such a voucher it is a torn tail, and cut.
+//! * **Bounded.** Records wait in a buffer of [`Options::buffer_bytes_max`]; above it `append` writes. Opening holds
+//!   one record and one window in memory.
 //!
 //! # Life of a record
 //!
-//! `append` takes a place in the active segment under the one mutex and copies the record into the buffer: no system call.
-//! `commit` writes what is buffered, with one write for everybody, and syncs (`commit.rs` has the protocol). A full segment is
-//! followed by one that was made ready before; a thread of the log makes the next. Owners [`release`](Wal::release) what they need no
-//! more; a segment that nobody needs is removed, oldest first.
+//! `append` takes a place in the active segment under the one mutex and copies the record into the buffer: no system
+//! call. `commit` writes what is buffered, with one write for everybody, and syncs (`commit.rs` has the protocol). A
+//! full segment is followed by one that was made ready before; a thread of the log makes the next. Owners
+//! [`release`](Wal::release) what they need no more; a segment that nobody needs is removed, oldest first.
 //!
-//! For a log of Raft groups: one owner for each group; entries, votes, truncations and purges are records of their own, and
-//! the group's index of positions is the caller's. `append` then [`Wal::on_level`] is an append with a callback; a vote or a
-//! truncation, which must be durable, is `append` then `commit`. A purge is a record and a `release`: truncation and purge
-//! never touch other owners' bytes. What must outlive the purge (vote, purged id) is appended again before the release.
+//! For a log of Raft groups: one owner for each group; entries, votes, truncations and purges are records of their own,
+//! and the group's index of positions is the caller's. `append` then [`Wal::on_level`] is an append with a callback; a
+//! vote or a truncation, which must be durable, is `append` then `commit`. A purge is a record and a `release`:
+//! truncation and purge never touch other owners' bytes. What must outlive the purge (vote, purged id) is appended
+//! again before the release.
 //!
 //! # Who writes: leaders, not a writer thread
 //!
-//! A thread that commits does the write itself, for all that wait. A dedicated writer would cost every commit two context
-//! switches: nothing beside a slow fdatasync, but tens of times a write into the page cache. What nobody blocks for, the
-//! callbacks, is driven by a thread of the log that commits like everybody else and alone calls them: their order needs no
-//! further thought.
+//! A thread that commits does the write itself, for all that wait. A dedicated writer would cost every commit two
+//! context switches: nothing beside a slow fdatasync, but tens of times a write into the page cache. What nobody blocks
+//! for, the callbacks, is driven by a thread of the log that commits like everybody else and alone calls them: their
+//! order needs no further thought.
 //!
 //! # Files
 //!
@@ -62,9 +63,9 @@
 //!
 //! # Threads, locks
 //!
-//! `wal-callbacks` (drives and calls callbacks) and `wal-files` (makes the next segment, syncs full ones, removes released
-//! ones); with [`Background::Caller`] there are none, and somebody calls [`Wal::drive`] and [`Wal::maintain`]. Lock order: `files`
-//! before `state`. No file is touched under `state`.
+//! `wal-callbacks` (drives and calls callbacks) and `wal-files` (makes the next segment, syncs full ones, removes
+//! released ones); with [`Background::Caller`] there are none, and somebody calls [`Wal::drive`] and [`Wal::maintain`].
+//! Lock order: `files` before `state`. No file is touched under `state`.
 
 mod callbacks;
 mod commit;
@@ -181,16 +182,16 @@ pub struct Record {
 pub enum Background {
     /// Threads of the log.
     Threads,
-    /// The caller, by [`Wal::drive`] and [`Wal::maintain`]: for simulations on one thread. Nothing is lost by not calling, but
-    /// callbacks wait, segments are made when they are needed and none is removed.
+    /// The caller, by [`Wal::drive`] and [`Wal::maintain`]: for simulations on one thread. Nothing is lost by not
+    /// calling, but callbacks wait, segments are made when they are needed and none is removed.
     Caller,
 }
 
 /// Settings of a log.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Size of a segment, a multiple of 8 from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. A record that is larger gets a
-    /// segment of its own size. May differ from opening to opening.
+    /// Size of a segment, a multiple of 8 from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`]. A record that is larger
+    /// gets a segment of its own size. May differ from opening to opening.
     pub segment_bytes: u32,
     /// Most bytes of records that wait to be written. One record may be larger and then waits alone.
     pub buffer_bytes_max: usize,
@@ -250,16 +251,16 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, or makes an empty one: hands every record to `visit`, in order, cuts a torn tail, and makes
-    /// what was visited durable. An error of `visit` ends the opening and changes nothing on disk. When damage is found, the sound records
-    /// in front of it may have been visited.
+    /// Opens the log in `dir`, or makes an empty one: hands every record to `visit`, in order, cuts a torn tail, and
+    /// makes what was visited durable. An error of `visit` ends the opening and changes nothing on disk. When damage is
+    /// found, the sound records in front of it may have been visited.
     ///
     /// Afterwards an owner holds all its records until it [releases](Self::release) them.
     ///
     /// # Errors
     ///
-    /// Of `visit`, or [`Error::Corruption`], [`Error::Io`], [`Error::Locked`], [`Error::Invalid`] for bad options or a newer format. A
-    /// full disk is no error of the opening: the next append reports it.
+    /// Of `visit`, or [`Error::Corruption`], [`Error::Io`], [`Error::Locked`], [`Error::Invalid`] for bad options or a
+    /// newer format. A full disk is no error of the opening: the next append reports it.
     pub fn open<E: From<Error>>(
         fs: Arc<dyn FileSystem>,
         dir: impl Into<PathBuf>,
@@ -281,13 +282,13 @@ impl Wal {
         Ok((Self { shared, threads, _lock: lock }, recovery))
     }
 
-    /// Adds a record, the concatenation of `parts`. It is in the buffer, and safe against nothing yet. Concurrent appends take
-    /// their places in some order, each one whole.
+    /// Adds a record, the concatenation of `parts`. It is in the buffer, and safe against nothing yet. Concurrent
+    /// appends take their places in some order, each one whole.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a reserved kind or a body above [`BODY_BYTES_MAX`], [`Error::DiskFull`], [`Error::Poisoned`]. None of
-    /// them leaves a record.
+    /// [`Error::Invalid`] for a reserved kind or a body above [`BODY_BYTES_MAX`], [`Error::DiskFull`],
+    /// [`Error::Poisoned`]. None of them leaves a record.
     pub fn append(&self, owner: Owner, kind: Kind, parts: &[&[u8]]) -> Result<Position> {
         self.shared.append(owner, kind, parts)
     }
@@ -296,8 +297,8 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`] when they have not and never will; whether they survive is unknown then. [`Error::Invalid`] for a position
-    /// that was not given out.
+    /// [`Error::Poisoned`] when they have not and never will; whether they survive is unknown then. [`Error::Invalid`]
+    /// for a position that was not given out.
     pub fn commit(&self, position: Position, level: Level) -> Result<()> {
         self.shared.commit(position, level)
     }
@@ -307,10 +308,10 @@ impl Wal {
         self.shared.barrier(level)
     }
 
-    /// Has `callback` called once the record at `position` has reached `level`, or with the error when it never will. Callbacks are
-    /// called one at a time, on the log's thread, in the order of their positions among those that wait (and of registration, for one position):
-    /// an owner that registers in order is called in order. They must be short, and may call the log. Blocks
-    /// while [`Options::callbacks_max`] wait, except on the log's thread.
+    /// Has `callback` called once the record at `position` has reached `level`, or with the error when it never will.
+    /// Callbacks are called one at a time, on the log's thread, in the order of their positions among those that wait
+    /// (and of registration, for one position): an owner that registers in order is called in order. They must be
+    /// short, and may call the log. Blocks while [`Options::callbacks_max`] wait, except on the log's thread.
     ///
     /// # Errors
     ///
@@ -339,8 +340,8 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] when the position is not in the log (any more), [`Error::Corruption`], also when no record begins there,
-    /// [`Error::Io`], [`Error::Poisoned`] for a record that could not be written.
+    /// [`Error::Invalid`] when the position is not in the log (any more), [`Error::Corruption`], also when no record
+    /// begins there, [`Error::Io`], [`Error::Poisoned`] for a record that could not be written.
     pub fn read(&self, position: Position) -> Result<Record> {
         self.shared.read(position)
     }
@@ -355,8 +356,8 @@ impl Wal {
         self.shared.release_all(owner);
     }
 
-    /// Calls what callbacks can be called, after a commit for the first if needed. Returns whether there was any. What the
-    /// thread `wal-callbacks` does.
+    /// Calls what callbacks can be called, after a commit for the first if needed. Returns whether there was any. What
+    /// the thread `wal-callbacks` does.
     pub fn drive(&self) -> bool {
         self.shared.drive()
     }
@@ -365,8 +366,8 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`Error::DiskFull`] when there is no room to prepare, after all else was done; [`Error::Io`] when a removal failed, which
-    /// is tried again next time; [`Error::Poisoned`].
+    /// [`Error::DiskFull`] when there is no room for the next segment, after all else was done; [`Error::Io`] when a
+    /// removal failed, which is tried again next time; [`Error::Poisoned`].
     pub fn maintain(&self) -> Result<()> {
         self.shared.maintain()
     }
@@ -381,8 +382,9 @@ impl Wal {
         &self.shared.dir
     }
 
-    /// Makes everything durable, calls the callbacks that wait, and leaves a voucher for the last records. Without it (a drop)
-    /// everything stays as safe as it was, and callbacks that wait are called with an error or, if they can be, as they should.
+    /// Makes everything durable, calls the callbacks that wait, and leaves a voucher for the last records. Without it
+    /// (a drop) everything stays as safe as it was, and callbacks that wait are called with an error or, if they can
+    /// be, as they should.
     pub fn close(mut self) -> Result<()> {
         let closed = self.shared.close();
         self.stop();
@@ -392,8 +394,11 @@ impl Wal {
     fn stop(&mut self) {
         self.shared.stop();
         for thread in self.threads.drain(..) {
-            // A panic was reported by the hook already, and has poisoned the log.
-            let _ = thread.join();
+            // A callback may hold the last handle of the log; its thread ends after it.
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic was reported by the hook already, and has poisoned the log.
+                let _ = thread.join();
+            }
         }
         self.shared.dismiss_callbacks();
     }

@@ -12,10 +12,10 @@
 //! | 24 | kind |
 //! | 25.. | body, then zeros to the next multiple of 8 |
 //!
-//! The checksum is `crc32c(bytes 4..25)` continued from `crc32c(body) ^ salt`, with the salt of the segment: bytes of another
-//! segment, of an older log, or of a user's value that imitates a record, do not pass. The body comes first, so that its part
-//! can be computed before the place and the salt are known, outside the lock. Thirty-two zero bytes are no record, because no
-//! segment has the number 0.
+//! The checksum is `crc32c(bytes 4..25)` continued from `crc32c(body) ^ salt`, with the salt of the segment: bytes of
+//! another segment, of an older log, or of a user's value that imitates a record, do not pass. The body comes first, so
+//! that its part can be computed before the place and the salt are known, outside the lock. Thirty-two zero bytes are
+//! no record, because no segment has the number 0.
 //!
 //! Worked example: the body `ab cd` of owner 7, kind 16, in segment 1 with the salt 0, nothing said about syncs:
 //! `crc crc crc crc | 02 00 00 00 | 01 00 00 00 | 00 00 00 00 | 07 00 00 00 00 00 00 00 | 10 | ab cd | 00 00 00 00 00`.
@@ -94,8 +94,8 @@ impl RecordHeader {
         Some((checksum, Self { body_bytes, segment, synced_upto, owner, kind }))
     }
 
-    /// The fields at the front of `bytes`, the record at `offset` of a segment with this number and size, if they can be
-    /// those of a record at all. What they say is not proven before [`verify`].
+    /// The fields at the front of `bytes`, the record at `offset` of a segment with this number and size, if they can
+    /// be those of a record at all. What they say is not proven before [`verify`].
     pub(super) fn plausible(
         bytes: &[u8],
         number: u32,

@@ -1,25 +1,30 @@
-//! Opening a log: find the segments, replay them in order, judge the place where they end, make the disk agree with what was
-//! replayed, begin a new segment.
+//! Opening a log: find the segments, replay them in order, judge the place where they end, make the disk agree with
+//! what was replayed, begin a new segment.
 //!
 //! 1. Every segment is opened and its header checked. Nothing changes on disk before 5.
 //! 2. The segments must form a chain: each begins with a record that names the one before. A gap is damage.
 //! 3. Records are handed to the visitor, segment by segment, as long as each ends where the next says that it does.
 //! 4. Where that ends, [`super::tail`] tells a torn tail from damage, which is refused.
 //! 5. The next segment is made, with a number above all that were ever used: positions of lost records never come back.
-//! 6. Files that were not finished are removed, and the segments beyond the end, newest first, each durably before the next; then
-//!    the last one is cut.
+//! 6. Files that were not finished are removed, and the segments beyond the end, newest first, each durably before the
+//!    next.
 //! 7. What was replayed is synced: it has been shown to somebody now.
-//! 8. The new segment begins: a record, synced, says where the one before ends. From then on all that was replayed is vouched for.
+//! 8. The new segment begins: a record, synced, says where the one before ends. From then on all that was replayed is
+//!    vouched for.
+//! 9. The last segment replayed is cut there. Only to give back the space: what its end is has been said.
 //!
-//! **A second crash** at any point leaves a log that opens to the same records. After 5: one more empty segment, removed like
-//! the others. Within 6: fewer of the segments that are to go, without a gap; a tail cut, not cut, or torn once more behind the same end,
-//! where zeros only replace bytes of a record that was not sound. Before 8 is synced, the new segment counts as empty; after it, the end of
-//! the old one is stated and durable. Recovered segments are never appended to.
+//! **A second crash** at any point leaves a log that opens to the same records. After 5: one more empty segment,
+//! removed like the others. Within 6: fewer of the segments that are to go, without a gap. Before 8 is synced, the new
+//! segment counts as empty; after it, the end of the old one is stated and durable, cut or not. Recovered segments are
+//! never appended to.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::callbacks::Callbacks;
+use super::commit::{Turn, Turnstile};
 use super::error::{Error, Result};
 use super::files::salt;
 use super::owners::Owners;
@@ -28,7 +33,8 @@ use super::segment::{
     SEGMENT_HEADER_BYTES, Segment, TEMPORARY_SUFFIX, segment_name, segment_number,
 };
 use super::state::{Shared, State, segment_bytes_for};
-use super::sync::Mutex;
+use super::status::Counts;
+use super::sync::{Condvar, Mutex};
 use super::tail::{Stop, judge, promise};
 use super::window::Window;
 use super::{Kind, Level, Options, Owner, Position, RecordRef};
@@ -130,7 +136,7 @@ pub(super) fn recover<E: From<Error>>(
     let beyond: Vec<&Segment> =
         beyond.filter(|segment| segment.number >= replayed.stop.position.segment).collect();
     judge(&beyond, &replayed.stop)?;
-    Ok(repair(fs, dir, options, Files { found, temporary }, replayed)?)
+    Ok(repair(fs, dir, options, Files { found, temporary }, &replayed)?)
 }
 
 /// Step 1.
@@ -163,8 +169,8 @@ fn read_begin(segment: &Segment) -> Result<Result<Begin, String>> {
     begin.map(Ok).ok_or_else(|| Error::corruption(&segment.path, SEGMENT_HEADER_BYTES, detail))
 }
 
-/// Step 2. Names are durable before they are used, go from the front in order, and from the back in order: a gap before a segment
-/// that was used is damage.
+/// Step 2. Names are durable before they are used, go from the front in order, and from the back in order: a gap before
+/// a segment that was used is damage.
 fn check_chain(found: &[Found]) -> Result<()> {
     for pair in found.windows(2) {
         let Ok(begin) = &pair[1].begin else { continue };
@@ -190,8 +196,8 @@ fn replay<E: From<Error>>(
         let at = |offset| Position::new(segment.number, offset);
         let mut window = Window::new(segment);
         if let Err(reason) = begin {
-            replayed.stop =
-                Stop { position: at(SEGMENT_HEADER_BYTES), reason: reason.clone() };
+            replayed.stop = Stop { position: at(SEGMENT_HEADER_BYTES), reason: reason.clone() };
+            check_size(segment)?;
             replayed.clean &= all_unused(&found[index..])?;
             break;
         }
@@ -207,19 +213,40 @@ fn replay<E: From<Error>>(
                 return Err(Error::corruption(&segment.path, stated, detail).into());
             }
             Some(stated) => {
+                check_size(segment)?;
                 let reason = &mut replayed.stop.reason;
                 *reason = format!("{reason}, where records up to offset {stated} should be");
                 replayed.clean = false;
                 break;
             }
-            None if window.is_zero_from(end)? => {}
             None => {
-                replayed.clean = false;
-                break;
+                // If there is a next one, whose beginning is not sound, it is to blame.
+                check_size(segment)
+                    .or_else(|error| next.map_or(Err(error), |next| Err(unsound(next))))?;
+                if !window.is_zero_from(end)? {
+                    replayed.clean = false;
+                    break;
+                }
             }
         }
     }
     Ok(replayed)
+}
+
+/// A file is only ever shortened after the next one has said where it ends.
+fn check_size(segment: &Segment) -> Result<()> {
+    let Segment { bytes, made_bytes, path, .. } = segment;
+    if bytes >= made_bytes {
+        return Ok(());
+    }
+    let detail = format!("the file ends here; it was made with {made_bytes} bytes");
+    Err(Error::corruption(path, *bytes, detail))
+}
+
+fn unsound(found: &Found) -> Error {
+    let reason = found.begin.as_ref().err().map_or("", String::as_str);
+    let detail = format!("{reason}; this segment had begun when the one before it was cut");
+    Error::corruption(&found.segment.path, SEGMENT_HEADER_BYTES, detail)
 }
 
 /// Whether the segments were made and never written to.
@@ -292,13 +319,13 @@ impl Replayed {
     }
 }
 
-/// Steps 5 to 8.
+/// Steps 5 to 9.
 fn repair(
     fs: Arc<dyn FileSystem>,
     dir: PathBuf,
     options: Options,
     files: Files,
-    replayed: Replayed,
+    replayed: &Replayed,
 ) -> Result<(Shared, Recovery)> {
     let number = files.newest().checked_add(1);
     let number = number
@@ -324,34 +351,32 @@ fn repair(
         remove(&*fs, &dir, &segment.path)?;
     }
     let mut segments = BTreeMap::new();
-    for Found { mut segment, .. } in found {
-        let is_last = segment.number == replayed.last.segment;
-        if is_last {
-            cut(&*fs, &mut segment, replayed.end)?;
-        }
-        if is_last || segment.number >= replayed.vouched.segment {
+    for Found { segment, .. } in found {
+        // Those before are vouched for, and so were synced.
+        if segment.number >= replayed.vouched.segment {
             let synced = segment.file.sync_data();
             synced.map_err(|error| Error::io("sync", &segment.path, error))?;
         }
         segments.insert(segment.number, Arc::new(segment));
     }
     let next_number = number + u32::from(ready.is_some());
-    let state = recovered_state(segments, ready, next_number, &replayed);
+    let state = recovered_state(segments, ready, next_number, replayed);
     let shared = Shared {
         fs,
         dir,
         options,
         files: Mutex::new(()),
         state: Mutex::new(state),
-        writes: Default::default(),
-        syncs: Default::default(),
-        callbacks_due: Default::default(),
-        callbacks_called: Default::default(),
-        files_due: Default::default(),
+        writes: Turnstile::default(),
+        syncs: Turnstile::default(),
+        callbacks_due: Condvar::default(),
+        callbacks_called: Condvar::default(),
+        files_due: Condvar::default(),
     };
     let rolled = shared.state.lock().roll(0);
     if rolled {
         shared.barrier(Level::Sync)?;
+        shared.cut(replayed.last.segment, replayed.end)?;
     }
     Ok((shared, recovery))
 }
@@ -362,8 +387,8 @@ fn remove(fs: &dyn FileSystem, dir: &Path, path: &Path) -> Result<()> {
     fs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))
 }
 
-/// When there was no room for the next segment, the newest one that is to go keeps its number used, as a file of no size under a
-/// temporary name, which the next opening counts and removes.
+/// When there was no room for the next segment, the newest one that is to go keeps its number used, as a file of no
+/// size under a temporary name, which the next opening counts and removes.
 fn hold_number(fs: &dyn FileSystem, dir: &Path, newest: Option<Found>) -> Result<()> {
     let Some(Found { segment, .. }) = newest else { return Ok(()) };
     let path = &segment.path;
@@ -374,17 +399,23 @@ fn hold_number(fs: &dyn FileSystem, dir: &Path, newest: Option<Found>) -> Result
     file.truncate(0).map_err(|error| Error::io("truncate", &holder, error))
 }
 
-/// Step 6, the tail. Also gives back what was allocated behind a clean end.
-fn cut(fs: &dyn FileSystem, segment: &mut Segment, end: u32) -> Result<()> {
-    if segment.bytes == end {
-        return Ok(());
+impl Shared {
+    /// Step 9. The segment `number`, which ends at `end`, gives back what is behind it.
+    fn cut(&self, number: u32, end: u32) -> Result<()> {
+        let mut state = self.state.lock();
+        let Some(segment) = state.segments.get(&number).filter(|segment| segment.bytes > end)
+        else {
+            return Ok(());
+        };
+        let Segment { salt, made_bytes, ref path, .. } = **segment;
+        let file = self.fs.open_write(path).map_err(|error| Error::io("open", path, error))?;
+        let cut = file.truncate(u64::from(end));
+        cut.map_err(|error| Error::io("truncate", path, error))?;
+        let path = path.clone();
+        let segment = Segment { number, salt, bytes: end, made_bytes, path, file };
+        state.segments.insert(number, Arc::new(segment));
+        Ok(())
     }
-    let path = &segment.path;
-    segment.file = fs.open_write(path).map_err(|error| Error::io("open", path, error))?;
-    let cut = segment.file.truncate(u64::from(end));
-    cut.map_err(|error| Error::io("truncate", path, error))?;
-    segment.bytes = end;
-    Ok(())
 }
 
 fn recovered_state(
@@ -416,14 +447,16 @@ fn recovered_state(
         chunk_bytes: 0,
         spares: Vec::new(),
         dirty: Vec::new(),
-        writing: Default::default(),
-        syncing: Default::default(),
+        writing: Turn::default(),
+        syncing: Turn::default(),
         sync_requests: 0,
-        callbacks: Default::default(),
+        peers: 0,
+        last_sync: Duration::ZERO,
+        callbacks: Callbacks::default(),
         poison: None,
         removal: None,
         stopping: false,
         files_work: true,
-        counts: Default::default(),
+        counts: Counts::default(),
     }
 }

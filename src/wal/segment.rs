@@ -1,7 +1,7 @@
 //! The segment file: its name, its header, how one is made ready, how records are read from it.
 //!
-//! Names are ten digits and `.wal`, compared as numbers. Numbers grow and are never used twice, so a position names one place
-//! for ever. The header, 32 bytes, little-endian:
+//! Names are ten digits and `.wal`, compared as numbers. Numbers grow and are never used twice, so a position names one
+//! place for ever. The header, 32 bytes, little-endian:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -9,12 +9,14 @@
 //! | 8..12 | version of the format: 1 |
 //! | 12..16 | number of the segment |
 //! | 16..20 | salt of the checksums of its records, random |
-//! | 20..28 | zeros |
+//! | 20..24 | size of the file when it was made |
+//! | 24..28 | zeros |
 //! | 28..32 | crc32c of bytes 0..28 |
 //!
-//! Records follow, then zeros: the file is allocated in full when it is made. It gets its name only after header and size are
-//! on stable storage, so a segment whose header is not sound was damaged; no crash does that. What ties it to the segment before is
-//! not known so early, and is therefore its first record ([`super::record::Begin`]).
+//! Records follow, then zeros: the file is allocated in full when it is made. It gets its name only after header and
+//! size are on stable storage, so a segment whose header is not sound was damaged; no crash does that. Nor is it ever
+//! shorter than it was made, until the next one has begun and says where this one ends. What ties it to the segment
+//! before is not known so early, and is therefore its first record ([`super::record::Begin`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,8 +46,10 @@ const FIRST_READ_BYTES: u32 = 4096;
 pub(super) struct Segment {
     pub(super) number: u32,
     pub(super) salt: u32,
-    /// Bytes that are allocated.
+    /// Size of the file.
     pub(super) bytes: u32,
+    /// Its size when it was made.
+    pub(super) made_bytes: u32,
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn File>,
 }
@@ -63,8 +67,8 @@ pub(super) fn segment_number(name: &str) -> Option<u32> {
 }
 
 impl Segment {
-    /// Makes a segment, durably, name included. On [`Error::DiskFull`] nothing is left behind; any other error leaves the
-    /// state of the directory unknown.
+    /// Makes a segment, durably, name included. On [`Error::DiskFull`] nothing is left behind; any other error leaves
+    /// the state of the directory unknown.
     pub(super) fn create(
         fs: &dyn FileSystem,
         dir: &Path,
@@ -74,13 +78,12 @@ impl Segment {
     ) -> Result<Self> {
         let path = dir.join(segment_name(number));
         let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", segment_name(number)));
-        let file = fill(fs, &temporary, &path, number, salt, bytes).map_err(|error| {
+        let file = fill(fs, &temporary, &path, number, salt, bytes).inspect_err(|_| {
             // Best effort: what stays is removed by the next attempt or the next start.
             let _ = fs.remove(&temporary);
-            error
         })?;
         fs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-        Ok(Self { number, salt, bytes, path, file })
+        Ok(Self { number, salt, bytes, made_bytes: bytes, path, file })
     }
 
     /// Opens an existing segment and checks its header.
@@ -91,8 +94,8 @@ impl Segment {
             .map_err(|_| Error::corruption(path, u32::MAX, "the file is longer than 4 GiB"))?;
         let mut header = [0; SEGMENT_HEADER_BYTES as usize];
         let read = file.read_at(&mut header, 0).map_err(|error| Error::io("read", path, error))?;
-        let salt = check_header(&header[..read], path, number)?;
-        Ok(Self { number, salt, bytes, path: path.to_owned(), file })
+        let (salt, made_bytes) = check_header(&header[..read], path, number)?;
+        Ok(Self { number, salt, bytes, made_bytes, path: path.to_owned(), file })
     }
 
     /// The record at `offset`, checked: header and body.
@@ -100,8 +103,8 @@ impl Segment {
         let damaged = |detail: String| Error::corruption(&self.path, offset, detail);
         let left = self.bytes.saturating_sub(offset);
         let mut bytes = self.read_bytes(offset, left.min(FIRST_READ_BYTES))?;
-        let header = RecordHeader::plausible(&bytes, self.number, offset, self.bytes)
-            .map_err(damaged)?;
+        let header =
+            RecordHeader::plausible(&bytes, self.number, offset, self.bytes).map_err(damaged)?;
         if header.record_bytes() as usize > bytes.len() {
             bytes = self.read_bytes(offset, header.record_bytes())?;
         }
@@ -138,9 +141,11 @@ fn fill(
     bytes: u32,
 ) -> Result<Arc<dyn File>> {
     let failed = |operation| {
-        move |error: io::Error| match is_disk_full(&error) {
-            true => Error::DiskFull { path: path.to_owned() },
-            false => Error::io(operation, path, error),
+        move |error: io::Error| {
+            if is_disk_full(&error) {
+                return Error::DiskFull { path: path.to_owned() };
+            }
+            Error::io(operation, path, error)
         }
     };
     if fs.exists(temporary).map_err(failed("create"))? {
@@ -148,34 +153,35 @@ fn fill(
     }
     let file = fs.create(temporary).map_err(failed("create"))?;
     file.allocate(u64::from(bytes)).map_err(failed("allocate"))?;
-    file.write_at(&encode_header(number, salt), 0).map_err(failed("write"))?;
+    file.write_at(&encode_header(number, salt, bytes), 0).map_err(failed("write"))?;
     file.sync_data().map_err(failed("sync"))?;
     fs.rename(temporary, path).map_err(failed("rename"))?;
     Ok(file)
 }
 
-fn encode_header(number: u32, salt: u32) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+fn encode_header(number: u32, salt: u32, made_bytes: u32) -> [u8; SEGMENT_HEADER_BYTES as usize] {
     let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[12..16].copy_from_slice(&number.to_le_bytes());
     bytes[16..20].copy_from_slice(&salt.to_le_bytes());
+    bytes[20..24].copy_from_slice(&made_bytes.to_le_bytes());
     let checksum = crc32c::crc32c(&bytes[..28]);
     bytes[28..].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-/// The salt in a sound header of segment `number`.
-fn check_header(bytes: &[u8], path: &Path, number: u32) -> Result<u32> {
+/// Salt and first size in a sound header of segment `number`.
+fn check_header(bytes: &[u8], path: &Path, number: u32) -> Result<(u32, u32)> {
     let damaged = |offset, detail: String| Error::corruption(path, offset, detail);
     let mut cursor = Cursor::new(bytes);
     let fields = (|| {
         let magic = cursor.bytes(MAGIC.len())?;
         let (version, stated, salt) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
-        let zeros = cursor.u64()?;
-        Some((magic, version, stated, salt, zeros, cursor.u32()?))
+        let (made_bytes, zeros) = (cursor.u32()?, cursor.u32()?);
+        Some((magic, version, stated, (salt, made_bytes), zeros, cursor.u32()?))
     })();
-    let Some((magic, version, stated, salt, zeros, checksum)) = fields else {
+    let Some((magic, version, stated, sound, zeros, checksum)) = fields else {
         return Err(damaged(0, "the file ends inside the header of the segment".to_owned()));
     };
     if magic != MAGIC {
@@ -193,7 +199,7 @@ fn check_header(bytes: &[u8], path: &Path, number: u32) -> Result<u32> {
     if stated != number {
         return Err(damaged(12, format!("this is segment {stated} under the name of {number}")));
     }
-    Ok(salt)
+    Ok(sound)
 }
 
 #[cfg(test)]
@@ -216,10 +222,10 @@ mod tests {
     #[test]
     fn a_header_is_refused_under_another_number_and_in_another_version() {
         let path = Path::new("f");
-        assert_eq!(check_header(&encode_header(5, 9), path, 5).expect("sound"), 9);
-        let error = check_header(&encode_header(5, 9), path, 6).expect_err("swapped");
+        assert_eq!(check_header(&encode_header(5, 9, 64), path, 5).expect("sound"), (9, 64));
+        let error = check_header(&encode_header(5, 9, 64), path, 6).expect_err("swapped");
         assert!(matches!(error, Error::Corruption { offset: 12, .. }), "{error}");
-        let mut newer = encode_header(5, 9);
+        let mut newer = encode_header(5, 9, 64);
         newer[8] = 2;
         let checksum = crc32c::crc32c(&newer[..28]);
         newer[28..].copy_from_slice(&checksum.to_le_bytes());
@@ -245,7 +251,7 @@ mod tests {
 
         #[test]
         fn every_flipped_bit_of_a_header_is_found(at in 0usize..32, bit in 0u8..8) {
-            let mut bytes = encode_header(5, 9);
+            let mut bytes = encode_header(5, 9, 64);
             bytes[at] ^= 1 << bit;
             prop_assert!(check_header(&bytes, Path::new("f"), 5).is_err());
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::callbacks::Callbacks;
 use super::commit::{Turn, Turnstile};
@@ -48,8 +49,8 @@ pub(super) struct Shared {
 
 /// Guarded by [`Shared::state`].
 ///
-/// Invariants: `synced <= written <= end`; the buffer holds `written..end`, or what of it is not being written right now; the
-/// active segment and the one before it, while the log writes, are in `segments`.
+/// Invariants: `synced <= written <= end`; the buffer holds `written..end`, or what of it is not being written right
+/// now; the active segment and the one before it, while the log writes, are in `segments`.
 #[derive(Debug)]
 pub(super) struct State {
     /// `None`: no segment yet, or no room for one since the opening.
@@ -83,6 +84,9 @@ pub(super) struct State {
     pub(super) syncing: Turn,
     /// Commits and callbacks that the next sync serves.
     pub(super) sync_requests: u64,
+    /// How many were served by the last sync or waited at its end, and how long it took.
+    pub(super) peers: u64,
+    pub(super) last_sync: Duration,
     pub(super) callbacks: Callbacks,
 
     pub(super) poison: Option<Error>,
@@ -345,17 +349,14 @@ impl State {
             self.chunks.push(Chunk { segment, start, bytes });
             return;
         }
-        let open = |chunk: &&mut Chunk| {
+        let open = |chunk: &Chunk| {
             chunk.segment.number == segment.number && chunk.bytes.len() < SPARE_BYTES_MAX
         };
-        let bytes = match self.chunks.last_mut().filter(open) {
-            Some(chunk) => &mut chunk.bytes,
-            None => {
-                let bytes = self.spares.pop().unwrap_or_default();
-                self.chunks.push(Chunk { segment, start, bytes });
-                &mut self.chunks.last_mut().expect("just pushed").bytes
-            }
-        };
+        if !self.chunks.last().is_some_and(open) {
+            let bytes = self.spares.pop().unwrap_or_default();
+            self.chunks.push(Chunk { segment, start, bytes });
+        }
+        let bytes = &mut self.chunks.last_mut().expect("there is one now").bytes;
         bytes.extend_from_slice(header);
         body.copy_to(bytes);
     }

@@ -1,5 +1,5 @@
-//! Mutex and condition variable of the log: `parking_lot`'s. In tests they can be those of `shuttle`, which tries the orders in
-//! which threads may run (`tests/model.rs`).
+//! Mutex and condition variable of the log: `parking_lot`'s. In tests they can be those of `shuttle`, which tries the
+//! orders in which threads may run (`tests/model.rs`).
 
 #[cfg(not(test))]
 pub(super) use parking_lot::{Condvar, Mutex, MutexGuard};

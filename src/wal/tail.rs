@@ -1,13 +1,13 @@
 //! Torn tail or damage? The judgement on the place where replay finds no further record.
 //!
-//! After a power loss the unsynced end of a log may be torn, have holes, or be missing, and records beyond it may have survived.
-//! None of that was acknowledged as durable, and all of it is cut. But when *anything* beyond the place was written after a
-//! sync had covered it, the place was whole once, and something acknowledged is damaged. Every record says how far the log was
-//! synced when it was written, so: look at everything beyond, in steps of 8 bytes, in this segment and the later ones, for a
-//! sound record that vouches for more than what is left.
+//! After a power loss the unsynced end of a log may be torn, have holes, or be missing, and records beyond it may have
+//! survived. None of that was acknowledged as durable, and all of it is cut. But when *anything* beyond the place was
+//! written after a sync had covered it, the place was whole once, and something acknowledged is damaged. Every record
+//! says how far the log was synced when it was written, so: look at everything beyond, in steps of 8 bytes, in this
+//! segment and the later ones, for a sound record that vouches for more than what is left.
 //!
-//! What users wrote cannot imitate a sound record, because they do not know the salt. It could make the search slow, with bytes
-//! that look like the headers of long records; the search is limited and refuses then.
+//! What users wrote cannot imitate a sound record, because they do not know the salt. It could make the search slow,
+//! with bytes that look like the headers of long records; the search is limited and refuses then.
 
 use super::Position;
 use super::error::{Error, Result};
@@ -15,8 +15,8 @@ use super::record::{ALIGNMENT, Begin, KIND_BEGIN, RECORD_HEADER_BYTES, RecordHea
 use super::segment::{SEGMENT_HEADER_BYTES, Segment};
 use super::window::Window;
 
-/// Most bytes of candidates whose checksums are computed in one search.
-const CHECKED_BYTES_MAX: u64 = 4 << 30;
+/// Most bytes of candidates whose checksums are computed in one search: a second or so. Small in tests, to be reached.
+const CHECKED_BYTES_MAX: u64 = if cfg!(test) { 1 << 20 } else { 4 << 30 };
 
 /// Where replay ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,9 +61,11 @@ pub(super) fn promise(header: &RecordHeader, body: &[u8]) -> Position {
     };
     let begin = (header.kind == KIND_BEGIN).then(|| Begin::decode(body)).flatten();
     let before = begin.filter(|begin| begin.previous_synced > 0);
-    own.max(before.map_or(Position::BEGINNING, |begin| {
-        Position::new(begin.previous, begin.previous_synced)
-    }))
+    own.max(
+        before.map_or(Position::BEGINNING, |begin| {
+            Position::new(begin.previous, begin.previous_synced)
+        }),
+    )
 }
 
 struct Search<'a> {
@@ -94,13 +96,13 @@ impl Search<'_> {
             }
             let mut step = ALIGNMENT;
             // Most places fail here already.
-            if head[8..12] == segment.number.to_le_bytes() {
-                if let Ok((header, body)) = self.candidate(&mut window, segment, offset)? {
-                    if promise(&header, body) > self.stop.position {
-                        return Ok(Some(offset));
-                    }
-                    step = header.record_bytes();
+            if head[8..12] == segment.number.to_le_bytes()
+                && let Ok((header, body)) = self.candidate(&mut window, segment, offset)?
+            {
+                if promise(&header, body) > self.stop.position {
+                    return Ok(Some(offset));
                 }
+                step = header.record_bytes();
             }
             offset = offset.saturating_add(step);
         }

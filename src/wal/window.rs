@@ -25,12 +25,11 @@ impl<'a> Window<'a> {
         let count = count.min(self.segment.bytes.saturating_sub(offset));
         let inside = |within: usize| within + count as usize <= self.bytes.len();
         let within = offset.checked_sub(self.start).map(|within| within as usize);
-        let within = match within.filter(|&within| inside(within)) {
-            Some(within) => within,
-            None => {
-                self.fill(offset, count)?;
-                0
-            }
+        let within = if let Some(within) = within.filter(|&within| inside(within)) {
+            within
+        } else {
+            self.fill(offset, count)?;
+            0
         };
         let end = self.bytes.len().min(within + count as usize);
         Ok(&self.bytes[within..end])

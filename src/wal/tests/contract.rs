@@ -72,7 +72,8 @@ fn a_record_is_read_back_by_position_wherever_it_is() {
     let between = Position::from_u64(positions[3].as_u64() + 8);
     let error = wal.read(between).expect_err("no record begins there");
     assert!(matches!(error, Error::Corruption { .. }), "{error}");
-    for position in [wal.end(), Position::BEGINNING, Position::from_u64(positions[3].as_u64() + 1)] {
+    for position in [wal.end(), Position::BEGINNING, Position::from_u64(positions[3].as_u64() + 1)]
+    {
         let error = wal.read(position).expect_err("no position of the log");
         assert!(matches!(error, Error::Invalid(_)), "{error}");
     }

@@ -1,5 +1,5 @@
-//! The power goes at every step, and again at every step of the opening after it: what was acknowledged as durable is there, what
-//! survived is a prefix, and opening twice gives the same.
+//! The power goes at every step, and again at every step of the opening after it: what was acknowledged as durable is
+//! there, what survived is a prefix, and opening twice gives the same.
 
 use super::workload::{Told, run};
 use super::*;

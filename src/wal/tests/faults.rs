@@ -1,5 +1,5 @@
-//! Every call fails once, in every way: the log is poisoned, or nothing has happened. Never an acknowledgement of what is lost,
-//! never a second sync that is called good.
+//! Every call fails once, in every way: the log is poisoned, or nothing has happened. Never an acknowledgement of what
+//! is lost, never a second sync that is called good.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,8 +15,8 @@ fn each_call_fails_once_in_each_way_and_no_acknowledgement_is_false() {
     let (mut poisoned, mut full) = (0, 0);
     for workload in 0..8 {
         let fs = SimFileSystem::new(workload);
-        let opening = { reopen(&fs); fs.steps() };
-        run(&reopen(&SimFileSystem::new(0)).wal, workload, STEPS, &mut Told::default());
+        drop(reopen(&fs));
+        let opening = fs.steps();
         let steps = steps_of(workload);
         for effect in effects {
             for step in opening..steps {
@@ -137,7 +137,7 @@ fn a_full_disk_refuses_appends_and_takes_them_again_after_a_release() {
     wal.barrier(Level::Sync).expect("what was appended has its room");
     assert!(wal.append(ONE, Kind::FIRST, &[&[0; 100]]).is_err());
     wal.release_all(ONE);
-    assert!(matches!(wal.maintain(), Err(Error::DiskFull { .. })), "prepared before it removed");
+    wal.maintain().expect("what is removed makes room for the next segment");
     append(&wal, ONE, b"there is room again");
     wal.close().expect("closed");
     let seen = reopen(&fs).seen;
@@ -148,13 +148,13 @@ fn a_full_disk_refuses_appends_and_takes_them_again_after_a_release() {
 fn a_log_opens_on_a_full_disk_and_never_gives_a_position_twice() {
     let fs = SimFileSystem::new(1);
     let wal = reopen(&fs).wal;
-    let last = (0..30).map(|_| append(&wal, ONE, &[0; 100])).last().expect("some");
+    let last = (0..30).map(|_| append(&wal, ONE, &[0; 100])).max().expect("some");
     wal.commit(last, Level::Buffered).expect("written");
     for survival in 0..20 {
         let after = fs.restart(survival);
         after.set_capacity(after.used());
         let opened = reopen(&after);
-        let error = opened.wal.append(ONE, Kind::FIRST, &[&[0; 100_000]]).expect_err("no room");
+        let error = opened.wal.append(ONE, Kind::FIRST, &[&vec![0; 100_000]]).expect_err("no room");
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         drop(opened);
         let again = after.restart(survival);

@@ -1,5 +1,5 @@
-//! The log as its callers see it. One file for each property; here is what they share: a small log on the simulated disk, and
-//! what a visitor saw.
+//! The log as its callers see it. One file for each property; here is what they share: a small log on the simulated
+//! disk, and what a visitor saw.
 
 mod contract;
 mod crash;

@@ -21,7 +21,7 @@ fn real(dir: &Path) -> Opened {
 }
 
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within a minute");
         std::thread::yield_now();
@@ -53,12 +53,16 @@ fn what_many_threads_were_told_is_in_a_copy_taken_at_any_moment() {
         for thread in 0..COMMITTERS {
             let (wal, told, gate, done) = (&wal, &told, &gate, &done);
             scope.spawn(move || {
-                for n in 0..60u64 {
+                for n in 0..60u8 {
                     let _open = gate.read().expect("not poisoned");
                     let (owner, kind) = (Owner(thread), Kind::FIRST);
-                    let body = vec![n as u8; 200 + (n * 37 % 900) as usize];
+                    let body = vec![n; 200 + usize::from(n) * 37 % 900];
                     let position = wal.append(owner, kind, &[&body]).expect("appended");
-                    let level = if (n + thread) % 3 == 0 { Level::Buffered } else { Level::Sync };
+                    let level = if (u64::from(n) + thread).is_multiple_of(3) {
+                        Level::Buffered
+                    } else {
+                        Level::Sync
+                    };
                     wal.commit(position, level).expect("committed");
                     told.lock().expect("not poisoned").push(Seen { position, owner, kind, body });
                 }
@@ -173,4 +177,22 @@ fn a_callback_that_panics_poisons_the_log_and_nobody_waits_for_ever() {
     }
     drop(wal);
     assert!(called.load(Ordering::SeqCst), "answered at the end");
+}
+
+#[test]
+fn a_callback_may_hold_the_last_handle_of_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let wal = Arc::new(real(dir.path()).wal);
+    let position = append(&wal, ONE, b"record");
+    let (held, (send, receive)) = (Arc::clone(&wal), mpsc::sync_channel(1));
+    let (dropped, wait) = mpsc::sync_channel(1);
+    let callback = move |_| {
+        wait.recv().expect("the other handle is gone");
+        drop(held);
+        send.send(()).expect("received");
+    };
+    wal.on_level(position, Level::Buffered, callback).expect("registered");
+    drop(wal);
+    dropped.send(()).expect("received");
+    receive.recv_timeout(Duration::from_mins(1)).expect("the drop returned");
 }
