@@ -8,6 +8,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod key;
+mod memtable;
 pub(crate) mod options;
 pub(crate) mod table;
 #[cfg(test)]
