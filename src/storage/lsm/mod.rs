@@ -7,8 +7,13 @@
 //! Invariants: synchronous; no file but through [`util::fs`](crate::util::fs); no clock, no randomness of its own.
 
 pub(crate) mod cache;
+pub(crate) mod compaction;
+pub(crate) mod files;
 pub(crate) mod key;
+pub(crate) mod level;
+pub(crate) mod manifest;
 pub(crate) mod options;
 pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod version;
