@@ -7,9 +7,18 @@
 //! Invariants: synchronous; no file but through [`util::fs`](crate::util::fs); no clock, no randomness of its own.
 
 pub(crate) mod cache;
+pub(crate) mod compaction;
+pub(crate) mod files;
 pub(crate) mod key;
+pub(crate) mod level;
+pub(crate) mod manifest;
 mod memtable;
+mod merge;
 pub(crate) mod options;
+mod read;
+mod scan;
 pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+mod tree;
+pub(crate) mod version;

@@ -24,18 +24,10 @@ pub(super) use self::deletions::Runs;
 use self::filter::Filter;
 pub(super) use self::list::prefix_of;
 use self::list::{List, Node};
+pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
 use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Result, Seqno, WriteBatch};
 use crate::util::time::Timestamp;
-
-/// What readers may see: all up to a batch, at the clock of that batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Moment {
-    /// The newest write.
-    pub(super) seqno: Seqno,
-    /// The clock.
-    pub(super) clock: Timestamp,
-}
 
 /// Figures of a memtable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
