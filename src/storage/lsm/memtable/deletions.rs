@@ -13,12 +13,12 @@ use crate::storage::Seqno;
 use crate::storage::lsm::table::RangeDeletions;
 
 /// One deletion: start, end, seqno.
-type Deletion = (Vec<u8>, Vec<u8>, Seqno);
+pub(in crate::storage::lsm) type Deletion = (Vec<u8>, Vec<u8>, Seqno);
 
 /// Some deletions, and what they cover.
 #[derive(Debug)]
 pub(in crate::storage::lsm) struct Run {
-    deletions: Vec<Deletion>,
+    pub(in crate::storage::lsm) deletions: Vec<Deletion>,
     pub(in crate::storage::lsm) fragments: RangeDeletions,
 }
 
