@@ -65,6 +65,14 @@ pub(crate) struct VersionEdit {
     pub(crate) flushed: Option<Flushed>,
 }
 
+impl VersionEdit {
+    /// Whether it names a table that did not only move.
+    pub(crate) fn has_new_tables(&self) -> bool {
+        let moved = |number| self.removed.iter().any(|&(_, removed)| removed == number);
+        self.added.iter().any(|table| !moved(table.number))
+    }
+}
+
 impl Version {
     /// All levels, from the newest data to the oldest.
     pub(crate) const fn levels(&self) -> &[Arc<Level>; LEVELS] {
@@ -104,34 +112,43 @@ impl Version {
         directory: &Arc<TableDirectory>,
     ) -> Result<(Self, Vec<Arc<TableFile>>), String> {
         let flushed = self.next_flushed(edit)?;
-        let mut tables = self.levels.each_ref().map(|level| level.tables().to_vec());
-        let mut changed = [false; LEVELS];
+        // The tables of the levels that change.
+        let mut changed: [Option<Vec<Arc<TableFile>>>; LEVELS] = Default::default();
         let mut removed = Vec::new();
         for &(level, number) in &edit.removed {
-            let tables = tables.get_mut(level).ok_or_else(|| no_level(level))?;
+            let tables = self.changed(&mut changed, level)?;
             let Some(at) = tables.iter().position(|table| table.number() == number) else {
                 return Err(format!("table {} is not in level {level}", number.0));
             };
             removed.push(tables.remove(at));
-            changed[level] = true;
         }
         for AddedTable { level, number, metadata } in &edit.added {
-            let level = *level;
-            let into = tables.get_mut(level).ok_or_else(|| no_level(level))?;
             check_table(*number, metadata, flushed)?;
-            into.push(match removed.iter().position(|table| table.number() == *number) {
+            let table = match removed.iter().position(|table| table.number() == *number) {
                 Some(at) => removed.swap_remove(at),
                 None => TableFile::new(Arc::clone(directory), *number, metadata.clone()),
-            });
-            changed[level] = true;
+            };
+            self.changed(&mut changed, *level)?.push(table);
         }
         let mut levels = self.levels.clone();
-        for (number, tables) in tables.into_iter().enumerate().filter(|(n, _)| changed[*n]) {
-            levels[number] = Arc::new(Level::new(number, tables)?);
+        for (number, tables) in changed.into_iter().enumerate() {
+            if let Some(tables) = tables {
+                levels[number] = Arc::new(Level::new(number, tables)?);
+            }
         }
         let version = Self { levels, flushed };
         version.check_numbers()?;
         Ok((version, removed))
+    }
+
+    fn changed<'a>(
+        &self,
+        changed: &'a mut [Option<Vec<Arc<TableFile>>>; LEVELS],
+        level: usize,
+    ) -> Result<&'a mut Vec<Arc<TableFile>>, String> {
+        let no_level = || format!("level {level}, there are {LEVELS}");
+        let tables = changed.get_mut(level).ok_or_else(no_level)?;
+        Ok(tables.get_or_insert_with(|| self.levels[level].tables().to_vec()))
     }
 
     fn next_flushed(&self, edit: &VersionEdit) -> Result<Flushed, String> {
@@ -151,10 +168,6 @@ impl Version {
             None => Ok(()),
         }
     }
-}
-
-fn no_level(level: usize) -> String {
-    format!("level {level}, there are {LEVELS}")
 }
 
 fn check_table(
