@@ -57,6 +57,31 @@ impl LsmOptions {
         }
     }
 
+    /// So small that a few writes do everything: memtables from 1 KiB, segments of the log from 4 KiB, level 0 of one table
+    /// on. Which ones, says the seed.
+    #[cfg(test)]
+    pub(crate) fn tiny(seed: u64) -> Self {
+        use rand::rngs::StdRng;
+        use rand::{Rng as _, SeedableRng as _};
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut options = Self::new(seed);
+        options.memtable_bytes = 1 << random.random_range(10..16);
+        options.memtables_bytes_max = options.memtable_bytes * random.random_range(2..6);
+        options.cache_bytes = random.random_range(0..64) << 10;
+        options.table_bytes_max = 4 << random.random_range(10..15);
+        options.log_segment_bytes = 1 << random.random_range(12..18);
+        options.log_bytes_max = u64::from(options.log_segment_bytes) * random.random_range(1..8);
+        options.compaction_interval = Duration::from_millis(random.random_range(1..200));
+        options.threads = 2 + usize::from(random.random::<bool>());
+        options.picker.l0_tables = random.random_range(1..5);
+        options.picker.base_bytes = 4 << random.random_range(10..15);
+        options.picker.growth = random.random_range(2..10);
+        options.picker.table_bytes = options.table_bytes_max / random.random_range(1..4);
+        options.pacer.l0_stop = options.picker.l0_tables + random.random_range(2..30);
+        options.pacer.sealed_stop = random.random_range(1..5);
+        options
+    }
+
     /// As settings of a whole environment bend the layout that suits a level.
     pub(super) fn table_options(&self, options: TableOptions) -> TableOptions {
         options

@@ -45,10 +45,11 @@ struct State {
 
 impl State {
     fn take(&mut self, flushes_only: bool) -> Option<(Job, Arc<Engine>)> {
-        let flush = self.flushes.pop_front().map(|id| (Job::Flush, id));
-        let take_compaction = || self.compactions.pop_front().map(|id| (Job::Compact, id));
-        let next = flush.or_else(|| if flushes_only { None } else { take_compaction() });
-        let (job, id) = next?;
+        let (job, id) = match self.flushes.pop_front() {
+            Some(id) => (Job::Flush, id),
+            None if flushes_only => return None,
+            None => (Job::Compact, self.compactions.pop_front()?),
+        };
         let engine = Arc::clone(self.engines.get(&id)?);
         self.running.push(id);
         Some((job, engine))

@@ -44,3 +44,9 @@ pub(crate) enum Admission {
     /// Wait until the load has changed, then ask again.
     Stop,
 }
+
+impl Default for PacerOptions {
+    fn default() -> Self {
+        Self { l0_soft: 8, l0_hard: 20, l0_stop: 36, debt_soft_bytes: 16 << 30, debt_hard_bytes: 64 << 30, sealed_stop: 4, rate_max: 512 << 20, rate_min: 2 << 20 }
+    }
+}

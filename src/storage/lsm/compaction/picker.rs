@@ -128,7 +128,7 @@ pub(crate) fn choose(
     _options: &PickerOptions,
     _hints: &Hints<'_>,
 ) -> Option<(Reason, Choice)> {
-    unimplemented!()
+    None
 }
 
 /// The next step of a manual compaction.
@@ -138,10 +138,16 @@ pub(crate) fn choose_manual(
     _hints: &Hints<'_>,
     _manual: &Manual,
 ) -> ManualStep {
-    unimplemented!()
+    ManualStep::Done
 }
 
 /// Bytes that compactions have to write until the tree is as it should be: an estimate for the pacer.
 pub(crate) fn debt_bytes(_version: &Version, _options: &PickerOptions) -> u64 {
-    unimplemented!()
+    0
+}
+
+impl Default for PickerOptions {
+    fn default() -> Self {
+        Self { l0_tables: 4, base_bytes: 256 << 20, growth: 10, table_bytes: 64 << 20, dense_percent: 10, expired_percent: 10, expired_for: Duration::from_secs(86400) }
+    }
 }

@@ -22,6 +22,6 @@ pub(crate) struct Readers {
 impl Readers {
     /// `views` in any order; `clock` is that of what is flushed (see `Flushed::clock`).
     pub(crate) fn new(_views: &[Moment], _clock: Timestamp) -> Self {
-        unimplemented!()
+        Self { moments: Vec::new() }
     }
 }

@@ -20,7 +20,7 @@ const REMOVED: u8 = 2;
 const ADDED: u8 = 3;
 
 /// Appends the edit to `out`.
-pub(super) fn encode(edit: &VersionEdit, out: &mut Vec<u8>) {
+pub(in crate::storage::lsm) fn encode(edit: &VersionEdit, out: &mut Vec<u8>) {
     if let Some(Flushed { seqno, clock, log }) = edit.flushed {
         out.push(FLUSHED);
         put_varint(out, seqno.0);
@@ -46,7 +46,7 @@ pub(super) fn encode(edit: &VersionEdit, out: &mut Vec<u8>) {
 }
 
 /// Reads an edit; says what is wrong with it.
-pub(super) fn decode(body: &[u8]) -> Result<VersionEdit, String> {
+pub(in crate::storage::lsm) fn decode(body: &[u8]) -> Result<VersionEdit, String> {
     let mut edit = VersionEdit::default();
     let mut cursor = Cursor::new(body);
     while let Some(kind) = cursor.u8() {

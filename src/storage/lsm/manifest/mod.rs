@@ -41,6 +41,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(super) use self::edit::{decode as decode_edit, encode as encode_edit};
 use self::record::{HEADER_BYTES, MARK_BYTES, encode_header, put};
 use super::files::{FileNumber, TableDirectory};
 use super::version::{Version, VersionEdit};

@@ -1,0 +1,1 @@
+//! The engine as a whole: what only it can show.
