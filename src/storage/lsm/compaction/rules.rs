@@ -162,7 +162,9 @@ mod tests {
     fn entry((seqno, value): (u64, Option<Option<u64>>)) -> InternalEntry<'static> {
         match value {
             None => InternalEntry::delete(b"k", Seqno(seqno)),
-            Some(at) => InternalEntry::put(b"k", Seqno(seqno), b"v", at.map(Timestamp::from_millis)),
+            Some(at) => {
+                InternalEntry::put(b"k", Seqno(seqno), b"v", at.map(Timestamp::from_millis))
+            }
         }
     }
 
@@ -235,16 +237,22 @@ mod tests {
             let before: Vec<_> = versions.split_whitespace().map(|v| entry(parse(v))).collect();
             let after = apply(&readers, &before, &covering, *is_last);
             let shown: Vec<_> = after.iter().map(show).collect();
-            let what = format!("views {views:?}, clock {clock}, {versions}, deletions {covering:?}");
+            let what =
+                format!("views {views:?}, clock {clock}, {versions}, deletions {covering:?}");
             assert_eq!(shown.join(" "), *expected, "{what}, last {is_last}");
         }
     }
 
     #[test]
-    fn of_range_deletions_the_newest_of_each_stripe_stays_and_in_the_last_level_none_that_all_see() {
+    fn of_range_deletions_the_newest_of_each_stripe_stays_and_in_the_last_level_none_that_all_see()
+    {
         let kept = |views: &[(u64, u64)], is_last| {
             let seqnos = [9, 7, 5, 3].map(Seqno);
-            readers(views, 0).keep_deletions(&seqnos, is_last).iter().map(|s| s.0).collect::<Vec<_>>()
+            readers(views, 0)
+                .keep_deletions(&seqnos, is_last)
+                .iter()
+                .map(|s| s.0)
+                .collect::<Vec<_>>()
         };
         assert_eq!(kept(&[], false), [9]);
         assert_eq!(kept(&[], true), []);
