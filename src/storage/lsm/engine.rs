@@ -7,7 +7,7 @@
 //! | lock | held | over |
 //! |---|---|---|
 //! | `flushing` | by one flush at a time | writing a table, the manifest |
-//! | `busy` | while a compaction is picked | nothing that blocks |
+//! | `busy` | while a compaction is picked | reading range deletions |
 //! | `writer` | by one writer at a time | memory only, and taking a place in the log |
 //! | `manifest` | while an edit is made durable | a sync |
 //! | `switch` | while the tree is exchanged | nothing |

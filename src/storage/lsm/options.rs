@@ -72,6 +72,7 @@ impl LsmOptions {
         options.log_segment_bytes = 1 << random.random_range(12..18);
         options.log_bytes_max = u64::from(options.log_segment_bytes) * random.random_range(1..8);
         options.compaction_interval = Duration::from_millis(random.random_range(1..200));
+        options.compaction = false;
         options.threads = 2 + usize::from(random.random::<bool>());
         options.picker.l0_tables = random.random_range(1..5);
         options.picker.base_bytes = 4 << random.random_range(10..15);

@@ -1,1 +1,0 @@
-//! The engine as a whole: what only it can show.
