@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::cache::BlockCache;
 use super::files::TableDirectory;
 use super::manifest::{decode_edit, encode_edit};
-use super::shared::name_disk_full;
+use super::shared::{create_directory, name_disk_full, sync_directory};
 use super::table::Table;
 use super::version::{Version, VersionEdit};
 use crate::storage::{Error, Result};
@@ -57,10 +57,9 @@ pub(super) fn write(
         flushed.log = Position::BEGINNING;
     }
     // Names of tables first: the file says that they are there.
-    sync_dir(fs, directory)?;
+    sync_directory(fs, directory)?;
     replace_file(fs, directory, FILE_NAME, &encode(&tree))
-        .map_err(|error| failed("write", &directory.join(FILE_NAME), error))?;
-    directory.parent().map_or(Ok(()), |parent| sync_dir(fs, parent))
+        .map_err(|error| failed("write", &directory.join(FILE_NAME), error))
 }
 
 /// Reads and checks the checkpoint in `directory`, all of it.
@@ -101,11 +100,11 @@ pub(super) fn link_tables(
         let from = checkpoint.join(added.number.table_name());
         link_or_copy(fs, &from, &directory.table_path(added.number))?;
     }
-    sync_dir(fs, directory.path())
+    sync_directory(fs, directory.path())
 }
 
 fn prepare(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
-    fs.create_dir_all(directory).map_err(|error| failed("create", directory, error))?;
+    create_directory(fs, directory)?;
     let names = fs.list(directory).map_err(|error| failed("list", directory, error))?;
     if names.is_empty() {
         return Ok(());
@@ -135,12 +134,6 @@ fn copy(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
         target.write_at(&buffer[..read], offset).map_err(|error| failed("write", to, error))?;
         offset += read as u64;
     }
-}
-
-/// Makes the names in a directory durable; the parent of a relative path of one component is empty.
-pub(super) fn sync_dir(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    fs.sync_dir(directory).map_err(|error| failed("sync", directory, error))
 }
 
 fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {

@@ -25,7 +25,7 @@ use super::memtable::Moment;
 use super::options::LsmOptions;
 use super::recovery::{engine_directory, erase, open_catalogue, open_engines};
 use super::scan::TreeScan;
-use super::shared::{Shared, name_disk_full};
+use super::shared::{Shared, create_directory, name_disk_full, sync_directory};
 use super::tree::Tree;
 use super::version::{Version, VersionEdit};
 use super::{read, status, worker};
@@ -75,16 +75,13 @@ impl LsmEnvironment {
     ) -> Result<Self> {
         let directory = directory.into();
         let failed = |operation, error| name_disk_full(Error::io(operation, &directory, error));
-        fs.create_dir_all(&directory).map_err(|error| failed("create", error))?;
+        create_directory(&*fs, &directory)?;
         let lock = fs.lock(&directory).map_err(|error| {
             if error.kind() == std::io::ErrorKind::WouldBlock {
                 return Error::Locked { path: directory.clone() };
             }
             failed("lock", error)
         })?;
-        if let Some(parent) = directory.parent() {
-            checkpoint::sync_dir(&*fs, parent)?;
-        }
         let shared = Arc::new(Shared::new(fs, directory, options));
         let catalogue = open_catalogue(&shared)?;
         let mut node = Node {
@@ -169,20 +166,21 @@ impl Node {
         let (version, _) =
             Version::default().apply(tree, directory).map_err(Error::Invalid)?;
         let manifest = Manifest::create(directory, &version)?;
-        checkpoint::sync_dir(fs, &self.shared.directory)?;
+        sync_directory(fs, &self.shared.directory)?;
         Ok(Engine::new(id, Arc::clone(&self.shared), Arc::clone(directory), manifest))
     }
 
-    /// Makes `next` the catalogue. When that fails it is unknown which one is on the disk: then no more are stored, and
-    /// no number of it is used again.
+    /// Makes `next` the catalogue. When that fails and it may have happened all the same, nobody knows what the next
+    /// opening will find: no more writes then.
     fn store(&self, catalogue: &mut Catalogue, next: Catalogue) -> Result<()> {
-        let stored = next.store(&*self.shared.fs, &self.shared.directory);
-        if let Err(error) = &stored
-            && !matches!(error, Error::DiskFull { .. })
-        {
-            self.shared.failure.set(&error.to_string());
+        let (fs, directory) = (&*self.shared.fs, &self.shared.directory);
+        if let Err(error) = next.store(fs, directory) {
+            let unchanged = || Catalogue::open(fs, directory).is_ok_and(|found| found == *catalogue);
+            if !matches!(error, Error::DiskFull { .. }) || !unchanged() {
+                self.shared.failure.set(&error.to_string());
+            }
+            return Err(error);
         }
-        stored?;
         *catalogue = next;
         Ok(())
     }

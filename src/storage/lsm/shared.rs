@@ -1,6 +1,6 @@
 //! What all engines of an environment share: file system, settings, block cache, log, memory budget, threads.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -90,6 +90,30 @@ pub(super) fn from_log(error: wal::Error) -> Error {
         wal::Error::Invalid(text) => Error::Invalid(text),
         wal::Error::Locked { path } => Error::Locked { path },
     }
+}
+
+/// Creates a directory and all that lead to it, durably.
+pub(super) fn create_directory(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
+    let failed = |operation, path: &Path, error| name_disk_full(Error::io(operation, path, error));
+    let mut missing = vec![directory];
+    while let Some(parent) = missing.last().and_then(|path| path.parent())
+        && !parent.as_os_str().is_empty()
+        && !fs.exists(parent).map_err(|error| failed("look for", parent, error))?
+    {
+        missing.push(parent);
+    }
+    fs.create_dir_all(directory).map_err(|error| failed("create", directory, error))?;
+    // The directory's own name also when it was there already: whoever made it may have been killed before his sync.
+    for path in missing.into_iter().rev() {
+        path.parent().map_or(Ok(()), |parent| sync_directory(fs, parent))?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a directory durable; the parent of a relative path of one component is empty.
+pub(super) fn sync_directory(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    fs.sync_dir(directory).map_err(|error| Error::io("sync", directory, error))
 }
 
 impl From<wal::Error> for Error {
