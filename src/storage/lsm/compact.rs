@@ -13,10 +13,9 @@ use super::compaction::range_deletions;
 use super::compaction::rules::Readers;
 use super::engine::Engine;
 use super::files::FileNumber;
-use super::version::Version;
+use super::options::TableOptions;
+use super::version::{LAST_LEVEL, Version};
 use crate::storage::{KeyRange, Result};
-
-const JOB_IS_MISSING: bool = true;
 
 /// What was picked, with the tree it was picked from. Its tables are busy until it is dropped.
 struct Picked<'a> {
@@ -40,7 +39,7 @@ impl Drop for Picked<'_> {
 impl Engine {
     /// As a job in the background: one compaction, if there is anything to do.
     pub(super) fn compact_in_background(self: &Arc<Self>) {
-        if JOB_IS_MISSING || !self.shared.options.compaction || !self.is_alive() || self.is_aborted() {
+        if !self.shared.options.compaction || !self.is_alive() || self.is_aborted() {
             return;
         }
         let picked = match self.pick() {
@@ -65,7 +64,7 @@ impl Engine {
     /// Rewrites the entries of `range`, and returns when that is done.
     pub(super) fn compact(&self, range: KeyRange<'_>) -> Result<()> {
         self.flush()?;
-        if range.is_empty() || JOB_IS_MISSING {
+        if range.is_empty() {
             return Ok(());
         }
         let (before, _) = self.directory.allocate();
@@ -149,6 +148,7 @@ impl Engine {
                     inputs,
                     to: *to,
                     readers: &present(version),
+                    layout: options.table_options(TableOptions::for_level(*to, *to == LAST_LEVEL)),
                     table_bytes: options.picker.table_bytes.min(options.table_bytes_max),
                     table_bytes_max: options.table_bytes_max,
                     abort: self.aborted(),

@@ -22,10 +22,13 @@ use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex};
 
 use super::catalogue::EngineId;
+use super::compaction::pacer::{Load, Pacer};
+use super::compaction::picker::debt_bytes;
 use super::files::{FileNumber, TableDirectory};
 use super::manifest::Manifest;
 use super::memtable::{Memtable, Moment};
 use super::shared::{Failure, Shared, is_final};
+use super::status::Figures;
 use super::tree::Tree;
 use super::version::VersionEdit;
 use crate::storage::{Error, Result, Seqno};
@@ -46,7 +49,8 @@ pub(super) struct Engine {
     aborted: AtomicBool,
     pub(super) wants_space: AtomicBool,
     pub(super) wants_flush: AtomicBool,
-    pub(super) figures: super::status::Figures,
+    pub(super) figures: Figures,
+    pub(super) pacer: Pacer,
     // Locks, see above.
     pub(super) flushing: Mutex<()>,
     pub(super) busy: Mutex<HashSet<FileNumber>>,
@@ -80,7 +84,8 @@ impl Engine {
         let flushed = version.flushed();
         let moment = Moment { seqno: flushed.seqno, clock: flushed.clock };
         let active = Arc::new(Memtable::new(shared.options.memtable_bytes, moment));
-        Arc::new(Self {
+        let pacer = Pacer::new(shared.options.pacer.clone());
+        let engine = Arc::new(Self {
             id,
             shared,
             directory,
@@ -90,7 +95,8 @@ impl Engine {
             aborted: AtomicBool::new(false),
             wants_space: AtomicBool::new(false),
             wants_flush: AtomicBool::new(false),
-            figures: super::status::Figures::default(),
+            figures: Figures::default(),
+            pacer,
             flushing: Mutex::new(()),
             busy: Mutex::default(),
             writer: Mutex::new(Writer { last: flushed.seqno, position: None }),
@@ -98,7 +104,9 @@ impl Engine {
             switch: Mutex::new(()),
             trouble: Mutex::new(None),
             progress: Condvar::new(),
-        })
+        });
+        engine.report_load();
+        engine
     }
 
     pub(super) const fn id(&self) -> EngineId {
@@ -131,8 +139,21 @@ impl Engine {
             self.tree.store(Arc::new(tree.with_version(version)));
         }
         drop(manifest);
+        self.report_load();
         self.note_progress();
         Ok(())
+    }
+
+    /// Tells the pacer what has become of the tree.
+    fn report_load(&self) {
+        let tree = self.tree();
+        let mut load = Load { sealed: tree.sealed.len(), ..Load::default() };
+        // Who compacts by hand must not wait for himself.
+        if self.shared.options.compaction {
+            load.l0_tables = tree.version.level(0).tables().len();
+            load.debt_bytes = debt_bytes(&tree.version, &self.shared.options.picker);
+        }
+        self.pacer.report(load);
     }
 
     /// Whether it is known what the manifest on disk says.
@@ -147,6 +168,7 @@ impl Engine {
         let bytes = self.shared.options.memtable_bytes;
         let active = Arc::new(Memtable::new(bytes, tree.moment()));
         self.tree.store(Arc::new(tree.with_active(active, log_end)));
+        self.report_load();
     }
 
     /// Everything up to `seqno` is durable.

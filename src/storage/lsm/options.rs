@@ -72,14 +72,15 @@ impl LsmOptions {
         options.log_segment_bytes = 1 << random.random_range(12..18);
         options.log_bytes_max = u64::from(options.log_segment_bytes) * random.random_range(1..8);
         options.compaction_interval = Duration::from_millis(random.random_range(1..200));
-        options.compaction = false;
         options.threads = 2 + usize::from(random.random::<bool>());
         options.picker.l0_tables = random.random_range(1..5);
         options.picker.base_bytes = 4 << random.random_range(10..15);
         options.picker.growth = random.random_range(2..10);
         options.picker.table_bytes = options.table_bytes_max / random.random_range(1..4);
-        options.pacer.l0_stop = options.picker.l0_tables + random.random_range(2..30);
-        options.pacer.sealed_stop = random.random_range(1..5);
+        options.pacer.l0_soft = options.picker.l0_tables + random.random_range(0..4);
+        options.pacer.l0_hard = options.pacer.l0_soft + random.random_range(1..10);
+        options.pacer.l0_stop = options.pacer.l0_hard + random.random_range(1..10);
+        options.pacer.sealed_stop = random.random_range(2..5);
         options
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     /// The log has failed: no engine takes writes.
     pub(super) failure: Failure,
     seeds: AtomicU64,
+    /// Where the pacers' time begins.
+    pub(super) started: Instant,
 }
 
 impl Shared {
@@ -44,6 +47,7 @@ impl Shared {
             queue: Queue::default(),
             failure: Failure::default(),
             seeds: AtomicU64::new(0),
+            started: Instant::now(),
             options,
         }
     }

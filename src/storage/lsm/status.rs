@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::compaction::pacer::Cause;
 use super::compaction::picker::{Reason, debt_bytes};
 use super::engine::Engine;
 use super::shared::Shared;
@@ -20,8 +21,6 @@ pub(super) struct Figures {
     flushed_bytes: AtomicU64,
     compactions: [AtomicU64; 6],
     compacted_bytes: AtomicU64,
-    stops: AtomicU64,
-    delays: AtomicU64,
 }
 
 const TABLES: [&str; LEVELS] =
@@ -38,6 +37,12 @@ const REASONS: [(Reason, &str); 6] = [
     (Reason::Manual, "compactions_manual"),
 ];
 
+const STALLS: [(Cause, [&str; 3]); 3] = [
+    (Cause::LevelZero, ["delays_level_zero", "delayed_level_zero_millis", "stops_level_zero"]),
+    (Cause::Debt, ["delays_debt", "delayed_debt_millis", "stops_debt"]),
+    (Cause::Memtables, ["delays_memtables", "delayed_memtables_millis", "stops_memtables"]),
+];
+
 impl Figures {
     pub(super) fn count_flush(&self, bytes: u64) {
         self.flushes.fetch_add(1, Ordering::Relaxed);
@@ -51,22 +56,12 @@ impl Figures {
         self.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn count_stop(&self) {
-        self.stops.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn count_delay(&self) {
-        self.delays.fetch_add(1, Ordering::Relaxed);
-    }
-
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     fn report(&self, into: &mut BTreeMap<&'static str, f64>) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         into.insert("flushes", read(&self.flushes));
         into.insert("flushed_bytes", read(&self.flushed_bytes));
         into.insert("compacted_bytes", read(&self.compacted_bytes));
-        into.insert("write_stops", read(&self.stops));
-        into.insert("write_delays", read(&self.delays));
         for ((_, name), count) in REASONS.iter().zip(&self.compactions) {
             into.insert(name, read(count));
         }
@@ -84,6 +79,12 @@ impl Engine {
         let tree = self.tree_owned();
         let mut figures = BTreeMap::new();
         self.figures.report(&mut figures);
+        for (cause, [delays, millis, stops]) in STALLS {
+            let stalls = self.pacer.stalls(cause);
+            figures.insert(delays, stalls.delays as f64);
+            figures.insert(millis, stalls.delayed.as_secs_f64() * 1e3);
+            figures.insert(stops, stalls.stops as f64);
+        }
         let (mut keys, mut bytes, mut deleted, mut disk_bytes) = (0, 0, 0, 0);
         for memtable in tree.memtables() {
             let counts = memtable.counts();

@@ -1,6 +1,9 @@
 //! Writing: a batch gets its seqnos and its place in the log and is inserted under one short lock; whoever wants more
 //! safety waits afterwards, for the log, together with others.
 
+use std::time::{Duration, Instant};
+
+use super::compaction::pacer::Admission;
 use super::engine::Engine;
 use super::key::SEQNO_MAX;
 use super::shared::KIND_BATCH;
@@ -105,37 +108,45 @@ impl Engine {
         self.shared.log().map_or(Position::BEGINNING, crate::wal::Wal::end)
     }
 
-    /// Waits while flushes or compactions are too far behind.
-    fn admit(&self, _bytes: usize) -> Result<()> {
-        let mut trouble = self.trouble.lock();
-        while self.must_wait() {
-            self.check_alive()?;
-            self.figures.count_stop();
-            if self.shared.options.threads == 0 {
-                drop(trouble);
-                self.shared.queue.flush_due(self.id());
-                if !self.shared.queue.drive() {
-                    break;
+    /// Waits while flushes or compactions are behind: shortly when a little, until they have caught up when far.
+    fn admit(&self, bytes: usize) -> Result<()> {
+        loop {
+            match self.pacer.admit(bytes as u64, || self.shared.started.elapsed()) {
+                Admission::Now => return Ok(()),
+                Admission::After(delay) => {
+                    self.wait_shortly(delay);
+                    return Ok(());
                 }
-                trouble = self.trouble.lock();
-            } else {
-                // Try again what failed: there may be room by now.
-                self.shared.queue.flush_due(self.id());
-                self.shared.queue.compaction_due(self.id());
-                self.progress.wait(&mut trouble);
-            }
-            if let Some(error) = &*trouble {
-                return Err(error.clone());
+                Admission::Stop => self.wait_for_progress()?,
             }
         }
-        Ok(())
     }
 
-    fn must_wait(&self) -> bool {
-        let options = &self.shared.options;
-        let tree = self.tree();
-        tree.sealed.len() >= options.pacer.sealed_stop
-            || options.compaction && tree.version.level(0).tables().len() >= options.pacer.l0_stop
+    fn wait_shortly(&self, delay: Duration) {
+        if self.shared.options.threads == 0 {
+            self.shared.queue.drive();
+            return;
+        }
+        let end = Instant::now() + delay;
+        let mut trouble = self.trouble.lock();
+        while self.pacer.rate().is_some()
+            && !self.progress.wait_until(&mut trouble, end).timed_out()
+        {}
+    }
+
+    fn wait_for_progress(&self) -> Result<()> {
+        self.check_alive()?;
+        // Also what failed before: there may be room by now.
+        self.shared.queue.flush_due(self.id());
+        self.shared.queue.compaction_due(self.id());
+        if self.shared.options.threads == 0 {
+            while self.pacer.rate() == Some(0) && self.shared.queue.drive() {}
+        }
+        let mut trouble = self.trouble.lock();
+        if self.shared.options.threads > 0 && self.pacer.rate() == Some(0) {
+            self.progress.wait(&mut trouble);
+        }
+        trouble.as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Keeps the memory of all memtables, and the length of the log, within their limits.

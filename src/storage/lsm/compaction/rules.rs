@@ -66,6 +66,11 @@ impl Readers {
         self.moments[0]
     }
 
+    /// Who sees everything.
+    pub(crate) fn present(&self) -> Moment {
+        self.moments[self.moments.len() - 1]
+    }
+
     /// Whether somebody sees the write `from`, or one after it, without seeing `hiding`, which is newer.
     pub(crate) fn any_between(&self, from: Seqno, hiding: Seqno) -> bool {
         self.stripe(from) != self.stripe(hiding)
