@@ -56,9 +56,7 @@ impl Catalogue {
     pub(super) fn open(fs: &dyn FileSystem, directory: &Path) -> Result<Self> {
         let path = directory.join(FILE_NAME);
         match read_file(fs, &path, BYTES_MAX) {
-            Ok(bytes) => {
-                Self::decode(&bytes).map_err(|damage| Error::corruption(&path, 0, damage))
-            }
+            Ok(bytes) => Self::decode(&bytes).map_err(|damage| Error::corruption(&path, 0, damage)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(Self { engines: BTreeMap::new(), next: 1 })
             }

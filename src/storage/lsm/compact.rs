@@ -51,8 +51,11 @@ impl Engine {
             }
             Err(error) => return self.note_outcome(Err(error)),
         };
-        // Another thread may find something that can be done at the same time.
-        self.shared.queue.compaction_due(self.id());
+        // Another thread may find something that can be done at the same time. Not after a failure: that would be tried
+        // again without end; the next flush, or a writer that waits, does it.
+        if self.shared.options.threads > 0 && self.trouble.lock().is_none() {
+            self.shared.queue.compaction_due(self.id());
+        }
         let outcome = self.carry_out(&picked);
         drop(picked);
         if outcome.is_ok() {
@@ -161,7 +164,8 @@ impl Engine {
         let written = edit.added.iter().filter(|_| matches!(choice, Choice::Merge { .. }));
         let written = written.map(|added| added.metadata.size_bytes).sum();
         let committed = self.commit_edit(&edit);
-        if committed.is_err() && self.manifest_is_sound() && matches!(choice, Choice::Merge { .. }) {
+        if committed.is_err() && self.manifest_is_sound() && matches!(choice, Choice::Merge { .. })
+        {
             for added in &edit.added {
                 let _ = self.shared.fs.remove(&self.directory.table_path(added.number));
             }

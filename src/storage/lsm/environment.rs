@@ -117,9 +117,11 @@ impl Node {
     fn engine(&self, name: &str) -> Result<Arc<Engine>> {
         let mut catalogue = self.catalogue.lock();
         if let Some(&id) = catalogue.engines().get(name) {
-            return self.shared.queue.engine(id).ok_or_else(|| {
-                Error::Invalid(format!("engine {name:?} is being removed"))
-            });
+            return self
+                .shared
+                .queue
+                .engine(id)
+                .ok_or_else(|| Error::Invalid(format!("engine {name:?} is being removed")));
         }
         self.shared.failure.check()?;
         let empty = VersionEdit::default();
@@ -163,8 +165,7 @@ impl Node {
         erase(fs, path)?;
         fs.create_dir_all(path).map_err(|error| Error::io("create", path, error))?;
         fill(directory)?;
-        let (version, _) =
-            Version::default().apply(tree, directory).map_err(Error::Invalid)?;
+        let (version, _) = Version::default().apply(tree, directory).map_err(Error::Invalid)?;
         let manifest = Manifest::create(directory, &version)?;
         sync_directory(fs, &self.shared.directory)?;
         Ok(Engine::new(id, Arc::clone(&self.shared), Arc::clone(directory), manifest))
@@ -175,7 +176,8 @@ impl Node {
     fn store(&self, catalogue: &mut Catalogue, next: Catalogue) -> Result<()> {
         let (fs, directory) = (&*self.shared.fs, &self.shared.directory);
         if let Err(error) = next.store(fs, directory) {
-            let unchanged = || Catalogue::open(fs, directory).is_ok_and(|found| found == *catalogue);
+            let unchanged =
+                || Catalogue::open(fs, directory).is_ok_and(|found| found == *catalogue);
             if !matches!(error, Error::DiskFull { .. }) || !unchanged() {
                 self.shared.failure.set(&error.to_string());
             }

@@ -3,10 +3,10 @@
 //! Of one key, everything in a memtable or level is newer than everything further down, so that the first entry found is
 //! the newest, and a range deletion that covers the key hides all that lies below the place where it was found.
 
+use super::files::TableFile;
 use super::key::{InternalEntry, KeyHash, Kind};
 use super::level::Span;
 use super::memtable::{Memtable, Moment};
-use super::files::TableFile;
 use super::tree::Tree;
 use crate::storage::{EntryRef, Result, Seqno};
 

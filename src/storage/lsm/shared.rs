@@ -87,7 +87,9 @@ impl Shared {
 /// The same error in the words of engines.
 pub(super) fn from_log(error: wal::Error) -> Error {
     match error {
-        wal::Error::Corruption { file, offset, detail } => Error::Corruption { file, offset, detail },
+        wal::Error::Corruption { file, offset, detail } => {
+            Error::Corruption { file, offset, detail }
+        }
         wal::Error::Io { operation, path, source } => Error::Io { operation, path, source },
         wal::Error::Poisoned { .. } => Error::Poisoned { cause: error.to_string() },
         wal::Error::DiskFull { path } => Error::DiskFull { path },

@@ -70,7 +70,8 @@ impl Deletions {
     /// Memory that they take.
     pub(super) fn bytes(&self) -> usize {
         let run = |run: &Arc<Run>| {
-            let deletions = run.deletions.iter().map(|(start, end, _)| start.len() + end.len() + 64);
+            let deletions =
+                run.deletions.iter().map(|(start, end, _)| start.len() + end.len() + 64);
             deletions.sum::<usize>() + run.fragments.memory_bytes()
         };
         self.runs.load().iter().map(run).sum()

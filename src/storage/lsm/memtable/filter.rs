@@ -48,7 +48,10 @@ impl Filter {
     }
 
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "a product's high half is below its factor")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a product's high half is below its factor"
+    )]
     fn place(&self, hash: KeyHash) -> (&AtomicU64, u64) {
         let mixed = hash.0.wrapping_mul(MULTIPLIER);
         let index = (u128::from(mixed) * self.words.len() as u128) >> 64;

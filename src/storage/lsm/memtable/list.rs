@@ -16,7 +16,10 @@
 //! * The **splice** brackets the node inserted last: at each level, the last node not after it. The next insertion
 //!   begins there, so that entries that come in order cost one comparison.
 
-#![expect(unsafe_code, reason = "nodes are linked by raw pointers into an arena that outlives them")]
+#![expect(
+    unsafe_code,
+    reason = "nodes are linked by raw pointers into an arena that outlives them"
+)]
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -230,8 +233,7 @@ impl List {
                 std::slice::from_raw_parts(start.add(key_bytes), value_bytes),
             )
         };
-        let expires_at =
-            (kind == Kind::PutTtl).then(|| Timestamp::from_millis(header.expires_at));
+        let expires_at = (kind == Kind::PutTtl).then(|| Timestamp::from_millis(header.expires_at));
         InternalEntry { key, seqno: ordinal.seqno(), kind, expires_at, value }
     }
 

@@ -32,7 +32,8 @@ fn steps_of(seed: u64) -> u64 {
 
 /// Opens what survived, compares, and goes on with it.
 fn go_on(fs: &SimFileSystem, seed: u64, histories: &[History], what: &str) {
-    let environment = open(fs, seed).unwrap_or_else(|error| panic!("{what}: {error}\n{}", fs.log_text()));
+    let environment =
+        open(fs, seed).unwrap_or_else(|error| panic!("{what}: {error}\n{}", fs.log_text()));
     let survived = survivors(&environment, histories, what);
     drop(environment);
     let mut workload = Workload::open(fs, seed ^ 1, survived)

@@ -51,8 +51,7 @@ fn run_with(effect: Effect, seed: u64) {
         struck += fs.faults_struck();
         for survival in 0..2 {
             let fs = fs.restart(survival * 31 + step);
-            let environment =
-                open(&fs, seed).unwrap_or_else(|error| panic!("{what}: {error}"));
+            let environment = open(&fs, seed).unwrap_or_else(|error| panic!("{what}: {error}"));
             survivors(&environment, &histories, &what);
         }
     }

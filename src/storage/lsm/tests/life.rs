@@ -9,7 +9,8 @@ use crate::util::fs::sim::{Effect, Fault, Operation};
 fn a_failed_sync_poisons_all_engines_and_reads_go_on() {
     let fs = SimFileSystem::new(1);
     let environment = open(&fs, 1).expect("opens");
-    let (engine, other) = (environment.open("a").expect("opens"), environment.open("b").expect("opens"));
+    let (engine, other) =
+        (environment.open("a").expect("opens"), environment.open("b").expect("opens"));
     let safe = engine.write(&put(b"safe", b"1"), Durability::Sync).expect("syncs");
     fs.inject(Fault::next(Operation::Sync, "wal", Effect::Io));
     let error = engine.write(&put(b"unknown", b"1"), Durability::Sync).expect_err("cannot sync");
@@ -69,7 +70,8 @@ fn a_log_that_is_given_up_is_emptied_into_tables_first() {
 #[test]
 fn records_that_are_missing_from_the_log_are_corruption() {
     let fs = SimFileSystem::new(1);
-    let options = || LsmOptions { memtable_bytes: 1 << 20, log_segment_bytes: 4096, ..simulated(1) };
+    let options =
+        || LsmOptions { memtable_bytes: 1 << 20, log_segment_bytes: 4096, ..simulated(1) };
     {
         let environment =
             LsmEnvironment::open(Arc::new(fs.clone()), DIRECTORY, options()).expect("opens");
@@ -112,9 +114,9 @@ fn an_idle_engine_does_not_keep_the_log_from_being_cut() {
     options.memtable_bytes = 4096;
     options.log_segment_bytes = 4096;
     options.log_bytes_max = 4 * 4096;
-    let environment =
-        LsmEnvironment::open(Arc::new(fs), DIRECTORY, options).expect("opens");
-    let (idle, busy) = (environment.open("idle").expect("opens"), environment.open("busy").expect("opens"));
+    let environment = LsmEnvironment::open(Arc::new(fs), DIRECTORY, options).expect("opens");
+    let (idle, busy) =
+        (environment.open("idle").expect("opens"), environment.open("busy").expect("opens"));
     idle.write(&put(b"a", b"1"), Durability::Sync).expect("writes");
     for number in 0..400u32 {
         let batch = put(&number.to_be_bytes(), &[7; 200]);

@@ -64,10 +64,11 @@ impl History {
             after.clock += random.random_range(0..4);
             batch.advance_clock(Timestamp::from_millis(after.clock));
         }
-        let mut put = |batch: &mut WriteBatch, key: Vec<u8>, value: Vec<u8>, expiry: Option<u64>| {
-            batch.put(&[&key], &[&value], expiry.map(Timestamp::from_millis));
-            after.entries.insert(key, (value, expiry));
-        };
+        let mut put =
+            |batch: &mut WriteBatch, key: Vec<u8>, value: Vec<u8>, expiry: Option<u64>| {
+                batch.put(&[&key], &[&value], expiry.map(Timestamp::from_millis));
+                after.entries.insert(key, (value, expiry));
+            };
         put(&mut batch, b"number".to_vec(), self.states.len().to_string().into_bytes(), None);
         for _ in 0..random.random_range(0..5) {
             let key = vec![b'k', random.random_range(0..12)];
@@ -84,9 +85,9 @@ impl History {
         if random.random_ratio(1, 6) {
             let (start, end) = (random.random_range(0..12), random.random_range(0..12));
             batch.delete_range(&[b'k', start], &[b'k', end]);
-            after.entries.retain(|key, _| {
-                !KeyRange::new(&[b'k', start], Some(&[b'k', end])).contains(key)
-            });
+            after
+                .entries
+                .retain(|key, _| !KeyRange::new(&[b'k', start], Some(&[b'k', end])).contains(key));
         }
         let visible = |(_, (_, expiry)): &(&Vec<u8>, &(Vec<u8>, Option<u64>))| {
             expiry.is_none_or(|at| at > after.clock)

@@ -264,10 +264,8 @@ impl Engine {
     /// Every view, and the present with this and later clocks, sees what it must.
     fn check(&self, what: &str) {
         let clock = self.version().flushed().clock.as_millis();
-        let present = [0, 1, 10, 1000].map(|later| Moment {
-            seqno: SEQNO_MAX,
-            clock: Timestamp::from_millis(clock + later),
-        });
+        let present = [0, 1, 10, 1000]
+            .map(|later| Moment { seqno: SEQNO_MAX, clock: Timestamp::from_millis(clock + later) });
         for &moment in self.views.iter().chain(&present) {
             assert_eq!(self.found(moment), self.expected(moment), "{what}: at {moment:?}");
         }

@@ -13,7 +13,9 @@ enum Step {
     DropView(usize),
     Flush,
     /// The picker's choice, if it has one.
-    Compact { space: bool },
+    Compact {
+        space: bool,
+    },
     Manual(u8, u8),
 }
 
