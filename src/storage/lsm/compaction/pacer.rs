@@ -263,7 +263,8 @@ mod tests {
 
     #[test]
     fn the_rate_falls_by_the_same_factor_with_each_table_and_stays_at_the_least_until_the_stop() {
-        let rates: Vec<_> = (9..36).map(|tables| pacer(l0(tables)).rate().expect("slowed")).collect();
+        let rates: Vec<_> =
+            (9..36).map(|tables| pacer(l0(tables)).rate().expect("slowed")).collect();
         let factor = 256f64.powf(1.0 / 12.0);
         for (index, pair) in rates.windows(2).take(11).enumerate() {
             #[expect(clippy::cast_precision_loss, reason = "small")]

@@ -61,8 +61,7 @@ fn what_cannot_be_removed_is_an_orphan_for_the_next_opening() {
     merge(&engine, &inputs, &AtomicBool::new(false)).expect_err("it fails");
     assert!(engine.files().len() > files.len());
     let fs = engine.fs.restart(1);
-    let directory =
-        TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
+    let directory = TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
     let manifest = Manifest::open(&directory).expect("opened");
     assert_eq!(manifest.version().tables().count(), 4);
     assert_eq!(fs.list(Path::new(DIR)).expect("listed"), files);
@@ -83,8 +82,7 @@ fn a_merge_that_survives_a_crash_before_its_commit_has_not_happened() {
     let (engine, _, inputs) = ready();
     let edit = merge(&engine, &inputs, &AtomicBool::new(false)).expect("merged").expect("done");
     let fs = engine.fs.restart(3);
-    let directory =
-        TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
+    let directory = TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
     let manifest = Manifest::open(&directory).expect("opened");
     assert_eq!(manifest.version().level(0).tables().len(), 4);
     for table in edit.added {
