@@ -154,3 +154,96 @@ fn head(bytes: &[u8]) -> u64 {
     head[..length].copy_from_slice(&bytes[..length]);
     u64::from_be_bytes(head)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::storage::Seqno;
+    use crate::storage::lsm::cache::BlockCache;
+    use crate::storage::lsm::files::{FileNumber, TableDirectory};
+    use crate::storage::lsm::table::{Properties, TableMetadata, TableUid};
+    use crate::util::fs::sim::SimFileSystem;
+
+    fn table(number: u64, smallest: &[u8], largest: &[u8], inclusive: bool) -> Arc<TableFile> {
+        let fs = Arc::new(SimFileSystem::new(1));
+        let directory = TableDirectory::new(fs, "/".into(), BlockCache::new(0), 1);
+        let properties = Properties {
+            seqno_min: Seqno(number),
+            seqno_max: Seqno(number),
+            smallest: smallest.to_vec(),
+            largest: UpperBound { key: largest.to_vec(), inclusive },
+            ..Properties::default()
+        };
+        let metadata = TableMetadata { uid: TableUid(number), size_bytes: 1, properties };
+        TableFile::new(directory, FileNumber(number), metadata)
+    }
+
+    fn numbers(tables: &[Arc<TableFile>]) -> Vec<u64> {
+        tables.iter().map(|table| table.number().0).collect()
+    }
+
+    #[test]
+    fn level_zero_is_ordered_from_the_newest_and_other_levels_by_key() {
+        let tables = || vec![table(1, b"m", b"z", true), table(2, b"a", b"c", true)];
+        assert_eq!(numbers(Level::new(0, tables()).expect("fits").tables()), [2, 1]);
+        assert_eq!(numbers(Level::new(1, tables()).expect("fits").tables()), [2, 1]);
+        let tables = vec![table(2, b"m", b"z", true), table(1, b"a", b"m", true)];
+        assert!(Level::new(0, tables.clone()).is_ok(), "tables of level 0 may overlap");
+        let refused = Level::new(1, tables).expect_err("both have m");
+        assert_eq!(refused, "tables 1 and 2 overlap in level 1");
+        let tables = vec![table(2, b"m", b"z", true), table(1, b"a", b"m", false)];
+        assert!(Level::new(1, tables).is_ok(), "only the later one has m");
+    }
+
+    /// Borders of tables that do not overlap: from each key to the next or to before it, and sometimes none.
+    fn level(keys: &[Vec<u8>], kinds: &[u8]) -> Level {
+        let pairs = keys.windows(2).zip(kinds).enumerate();
+        let tables = pairs.filter_map(|(index, (pair, kind))| {
+            let (number, start, end) = (index as u64, &pair[0], &pair[1]);
+            match kind {
+                0 => None,
+                1 => Some(table(number, start, end, false)),
+                _ => Some(table(number, start, start, true)),
+            }
+        });
+        Level::new(3, tables.collect()).expect("they do not overlap")
+    }
+
+    /// Keys that share long prefixes, and differ in length, and in zeros.
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        let tail = proptest::collection::vec(prop_oneof![Just(0), Just(1), Just(255)], 0..12);
+        (proptest::bool::weighted(0.9), tail).prop_map(|(shares, tail)| {
+            let prefix: &[u8] = if shares { b"a long prefix" } else { b"" };
+            [prefix, &tail].concat()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
+        #[test]
+        fn what_a_key_or_a_range_concerns_is_found_as_by_asking_every_table(
+            keys in proptest::collection::btree_set(key(), 0..12),
+            kinds in proptest::collection::vec(0..3u8, 12),
+            wanted in key(),
+            end in proptest::option::of(key()),
+        ) {
+            let keys: Vec<_> = keys.into_iter().collect();
+            let level = level(&keys, &kinds);
+            let holds = |table: &&Arc<TableFile>| {
+                let span = Span::of(table);
+                span.start <= &wanted[..] && !span.is_before(&wanted)
+            };
+            let found = level.find(&wanted).map(|table| table.number());
+            prop_assert_eq!(found, level.tables().iter().find(holds).map(|table| table.number()));
+
+            let span = Span::from(KeyRange::new(&wanted, end.as_deref()));
+            prop_assume!(end.as_ref().is_none_or(|end| wanted < *end));
+            let overlaps = |table: &&Arc<TableFile>| Span::of(table).overlaps(span);
+            let expected: Vec<_> = level.tables().iter().filter(overlaps).cloned().collect();
+            prop_assert_eq!(numbers(level.overlapping(span)), numbers(&expected));
+        }
+    }
+}

@@ -116,18 +116,20 @@ impl Picker<'_> {
         Some(merge(level, tables, level + 1, into))
     }
 
-    /// More tables of `level`, where they bring no more tables of the next one with them.
+    /// More tables of `level`, where they bring no more tables of the next one with them: those between the outermost
+    /// keys of what is merged anyway.
     fn grown(self, level: usize, taken: Range<usize>, into: &Range<usize>) -> Range<usize> {
         let (from, to) = (self.version.level(level), self.version.level(level + 1));
         let both = from.tables()[taken.clone()].iter().chain(&to.tables()[into.clone()]);
         let Some(hull) = Span::hull(both) else { return taken };
-        let grown = from.range(hull);
-        let tables = &from.tables()[grown.clone()];
+        let Range { mut start, mut end } = from.range(hull);
+        // The outermost two may reach further. What was taken does not, so something is left.
+        start += usize::from(Span::of(&from.tables()[start]).start < hull.start);
+        end -= usize::from(Span::of(&from.tables()[end - 1]).end > hull.end);
+        let tables = &from.tables()[start..end];
         let bytes: u64 = tables.iter().map(|table| table.size_bytes()).sum();
-        let worth_it = Span::hull(tables).is_some_and(|hull| to.range(hull) == *into)
-            && bytes <= GROWN_TABLES_MAX * self.options.table_bytes
-            && !self.hints.any_busy(tables);
-        if worth_it { grown } else { taken }
+        let too_much = bytes > GROWN_TABLES_MAX * self.options.table_bytes;
+        if too_much || self.hints.any_busy(tables) { taken } else { start..end }
     }
 
     /// Rewrites one table where it is when nothing lies below it, so that what is dead in it goes; otherwise takes it a

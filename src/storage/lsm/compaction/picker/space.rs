@@ -34,7 +34,17 @@ impl Picker<'_> {
             return false;
         }
         self.hints.deletions.iter().any(|run| self.is_deleted(table, run))
-            || self.is_empty_for_all(table) && self.is_last(level, Span::of(table))
+            || self.is_empty_for_all(table) && self.hides_nothing(level, table)
+    }
+
+    /// Whether there is nothing older of its keys.
+    fn hides_nothing(self, level: usize, table: &TableFile) -> bool {
+        let older = |other: &Arc<TableFile>| {
+            other.properties().seqno_max < table.properties().seqno_min
+                && Span::of(other).overlaps(Span::of(table))
+        };
+        let among_level_zero = level == 0 && self.version.level(0).tables().iter().any(older);
+        !among_level_zero && self.is_last(level, Span::of(table))
     }
 
     /// Whether newer range deletions hide all of the table from all who see some of it. What its own tombstones hide in

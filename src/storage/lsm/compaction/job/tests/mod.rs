@@ -56,6 +56,7 @@ impl Engine {
     fn new(options: PickerOptions) -> Self {
         let fs = SimFileSystem::new(1);
         fs.create_dir_all(Path::new(DIR)).expect("made");
+        fs.sync_dir(Path::new("/")).expect("synced");
         let disk = Arc::new(fs.clone());
         let directory = TableDirectory::new(disk, DIR.into(), BlockCache::new(1 << 20), 7);
         let manifest = Manifest::create(&directory, &Version::default()).expect("created");
@@ -136,7 +137,10 @@ impl Engine {
                 };
                 builder.add(&entry, KeyHash::of(key)).expect("added");
             }
-            if !builder.is_empty() {
+            if builder.is_empty() {
+                // Ranges without keys.
+                self.directory.remove(&number.table_name()).expect("removed");
+            } else {
                 let metadata = builder.finish().expect("written");
                 edit.added.push(AddedTable { level: 0, number, metadata });
             }
@@ -308,9 +312,9 @@ fn answer(entry: &InternalEntry<'_>, deletions: &[Fragment], moment: Moment) -> 
 fn tiny() -> PickerOptions {
     PickerOptions {
         l0_tables: 2,
-        base_bytes: 2_000,
-        growth: 3,
-        table_bytes: 1_000,
+        base_bytes: 1_500,
+        growth: 2,
+        table_bytes: 700,
         ..PickerOptions::default()
     }
 }

@@ -19,8 +19,15 @@ enum Step {
     Manual(u8, u8),
 }
 
+/// Keys of the stories.
+const KEYS: u8 = 30;
+
+fn key_of(number: u8) -> Vec<u8> {
+    format!("k{number:02}").into_bytes()
+}
+
 fn key() -> impl Strategy<Value = Vec<u8>> {
-    (0..12u8).prop_map(|key| format!("k{key:x}").into_bytes())
+    (0..KEYS).prop_map(key_of)
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -40,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize).prop_map(Step::DropView),
         5 => Just(Step::Flush),
         6 => any::<bool>().prop_map(|space| Step::Compact { space }),
-        1 => (0..14u8, 0..14u8).prop_map(|(start, end)| Step::Manual(start, end)),
+        1 => (0..KEYS, 0..KEYS + 5).prop_map(|(start, end)| Step::Manual(start, end)),
     ]
 }
 
@@ -72,8 +79,8 @@ proptest! {
                     None => continue,
                 },
                 Step::Manual(start, end) => {
-                    let key = |number: u8| format!("k{number:x}").into_bytes();
-                    engine.compact(&key(start), (end < 13).then(|| key(end)).as_deref());
+                    let end = (end < KEYS).then(|| key_of(end));
+                    engine.compact(&key_of(start), end.as_deref());
                 }
             }
             engine.check(&what);
