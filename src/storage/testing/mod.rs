@@ -15,9 +15,11 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::lsm::{LsmEnvironment, LsmOptions};
 use super::memory::MemoryEnvironment;
 use super::sled::{SledEnvironment, SledOptions};
 use super::{Environment, KeyRange, Reader, Result, StorageEngine, WriteBatch};
+use crate::util::fs::RealFileSystem;
 use crate::util::time::Timestamp;
 
 /// An engine under test.
@@ -46,6 +48,30 @@ pub(crate) const SLED: Subject = Subject {
     counts_exactly: true,
 };
 
+pub(crate) const LSM: Subject = Subject {
+    kind: "lsm",
+    open: |directory| open_lsm(directory, LsmOptions::new(rand::random())),
+    keeps_files: true,
+    counts_exactly: false,
+};
+
+/// Another shape at each opening, so small that everything happens often: flushes, compactions, segments of the log.
+pub(crate) const LSM_TINY: Subject = Subject {
+    kind: "lsm",
+    open: |directory| {
+        let seed = rand::random();
+        println!("LSM options of seed {seed}");
+        open_lsm(directory, LsmOptions::tiny(seed))
+    },
+    keeps_files: true,
+    counts_exactly: false,
+};
+
+fn open_lsm(directory: &Path, options: LsmOptions) -> Result<Arc<dyn Environment>> {
+    let fs = Arc::new(RealFileSystem);
+    Ok(Arc::new(LsmEnvironment::open(fs, directory, options)?))
+}
+
 /// Makes a test of each engine out of functions that take a [`Subject`], so that a failure names both.
 macro_rules! on_each_engine {
     ($($story:ident),* $(,)?) => {
@@ -54,6 +80,12 @@ macro_rules! on_each_engine {
         }
         mod sled {
             $(#[test] fn $story() { super::$story(&$crate::storage::testing::SLED); })*
+        }
+        mod lsm {
+            $(#[test] fn $story() { super::$story(&$crate::storage::testing::LSM); })*
+        }
+        mod lsm_tiny {
+            $(#[test] fn $story() { super::$story(&$crate::storage::testing::LSM_TINY); })*
         }
     };
 }

@@ -92,7 +92,7 @@ enum Command {
         #[arg(key)]
         by: u64,
     },
-    /// Counts, on engines that count exactly.
+    /// Counts by a scan, and compares with the engine's word where that is exact.
     Count,
     View(String),
     DropView(String),
@@ -157,16 +157,15 @@ impl Runner {
 
     fn count(&self) -> String {
         let status = self.engine().status();
-        if !self.home.subject.counts_exactly {
-            return String::new();
-        }
         // Nothing beside the engine's own word and a scan could tell them apart, so both speak.
         let counted = super::rows(self.engine());
         let counted = counted.iter().filter(|(key, ..)| key.first() != Some(&0));
         let (keys, bytes) = counted.fold((0, 0), |(keys, bytes), (key, value, _)| {
             (keys + 1, bytes + key.len() as u64 + value.len() as u64)
         });
-        assert_eq!((status.keys, status.bytes), (keys, bytes), "status against scan");
+        if self.home.subject.counts_exactly {
+            assert_eq!((status.keys, status.bytes), (keys, bytes), "status against scan");
+        }
         format!("{keys} keys, {bytes} bytes")
     }
 

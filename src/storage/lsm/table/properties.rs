@@ -3,7 +3,7 @@
 //!
 //! | field | coding |
 //! |---|---|
-//! | entries, distinct keys, deletions, expiring, range deletions, data blocks, dense blocks, raw key bytes, raw value bytes, lowest seqno, highest seqno, earliest expiry + 1 (0: none), filter lines, filter probes, index pieces (0: whole), offset of the top of the index | varint each |
+//! | entries, distinct keys, deletions, expiring, range deletions, data blocks, dense blocks, raw key bytes, raw value bytes, lowest seqno, highest seqno, earliest and latest expiry + 1 each (0: none), filter lines, filter probes, index pieces (0: whole), offset of the top of the index | varint each |
 //! | smallest key, largest key | varint length, bytes each |
 //! | whether the largest key is in the table (1), or only what is before it (0) | 1 byte |
 
@@ -51,6 +51,8 @@ pub(crate) struct Properties {
     pub(crate) seqno_max: Seqno,
     /// Of all entries; `None` when none expires.
     pub(crate) earliest_expiry: Option<Timestamp>,
+    /// Of all entries; `None` when none expires.
+    pub(crate) latest_expiry: Option<Timestamp>,
     /// The least user key, of entries and range deletions.
     pub(crate) smallest: Vec<u8>,
     /// The end of the user keys, of entries and range deletions.
@@ -89,6 +91,7 @@ impl Properties {
         if let Some(expires_at) = entry.expires_at {
             let earliest = self.earliest_expiry.unwrap_or(expires_at);
             self.earliest_expiry = Some(earliest.min(expires_at));
+            self.latest_expiry = self.latest_expiry.max(Some(expires_at));
         }
     }
 
@@ -114,7 +117,7 @@ impl Properties {
 
     /// Appends the payload to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let earliest = self.earliest_expiry.map_or(0, |time| time.as_millis().saturating_add(1));
+        let expiry = |time: Option<Timestamp>| time.map_or(0, |t| t.as_millis().saturating_add(1));
         let numbers = [
             self.entries,
             self.distinct_keys,
@@ -127,7 +130,8 @@ impl Properties {
             self.raw_value_bytes,
             self.seqno_min.0,
             self.seqno_max.0,
-            earliest,
+            expiry(self.earliest_expiry),
+            expiry(self.latest_expiry),
             u64::from(self.filter.lines),
             u64::from(self.filter.probes),
             u64::from(self.index_pieces),
@@ -169,6 +173,7 @@ impl Properties {
             seqno_min: Seqno(number()?),
             seqno_max: Seqno(number()?),
             earliest_expiry: number()?.checked_sub(1).map(Timestamp::from_millis),
+            latest_expiry: number()?.checked_sub(1).map(Timestamp::from_millis),
             filter: FilterShape {
                 lines: narrow(number()?)?,
                 probes: u8::try_from(number()?).ok()?,
@@ -209,6 +214,7 @@ mod tests {
             seqno_min: Seqno(10),
             seqno_max: SEQNO_MAX,
             earliest_expiry: Some(Timestamp::BEGINNING),
+            latest_expiry: Some(Timestamp::from_millis(15)),
             smallest: b"a".to_vec(),
             largest: UpperBound { key: b"z".to_vec(), inclusive: true },
             filter: FilterShape { lines: 11, probes: 12 },

@@ -1,0 +1,169 @@
+//! Opening a manifest: reading it, checking that its tables are there, and only then cutting the torn tail and
+//! removing what it does not name. What is refused stays as it was found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+
+use super::record::{Records, parse};
+use super::{CURRENT, Current, Manifest, current_text, edit};
+use crate::storage::lsm::files::{FileNumber, TableDirectory};
+use crate::storage::lsm::table::TableMetadata;
+use crate::storage::lsm::version::{AddedTable, Flushed, Version, VersionEdit};
+use crate::storage::{Error, Result};
+use crate::util::fs::read_file;
+
+/// Larger files are refused before they are read.
+const MANIFEST_BYTES_MAX: u64 = 4 << 30;
+
+/// What `CURRENT` may have at most.
+const CURRENT_BYTES_MAX: u64 = 64;
+
+/// Ends of the names of files that are ours to remove.
+const TABLE: &str = "sst";
+const MANIFEST: &str = "manifest";
+const TEMPORARY: &str = ".tmp";
+
+impl Manifest {
+    /// Opens the manifest of the directory. Files that it does not name are removed.
+    pub(crate) fn open(directory: &Arc<TableDirectory>) -> Result<Self> {
+        let number = read_current(directory)?;
+        let path = directory.path().join(number.manifest_name());
+        let bytes = read(directory, &number.manifest_name(), MANIFEST_BYTES_MAX)?;
+        let corruption = |(at, why): (usize, String)| Error::corruption(&path, at as u64, why);
+        let records = parse(&bytes, number).map_err(corruption)?;
+        let version = replay(&records, directory).map_err(corruption)?;
+        let names = list(directory)?;
+        check_tables(directory, &version, &names)?;
+
+        let io = |operation| {
+            let path = &path;
+            move |error| Error::io(operation, path, error)
+        };
+        let file = directory.fs().open_write(&path).map_err(io("open"))?;
+        if records.torn {
+            file.truncate(records.end as u64).map_err(io("truncate"))?;
+        }
+        file.sync_data().map_err(io("sync"))?;
+        directory.sync()?;
+        remove_orphans(directory, number, &version, &names)?;
+        let (snapshot_end, end) = (records.snapshot_end as u64, records.end as u64);
+        // Zeros that follow need not be reserved space: a copy of the file may have holes.
+        let current = Current { file, number, snapshot_end, end, reserved: end };
+        Ok(Self::new(directory, version, current))
+    }
+}
+
+/// The number of the manifest in use.
+fn read_current(directory: &TableDirectory) -> Result<FileNumber> {
+    let bytes = read(directory, CURRENT, CURRENT_BYTES_MAX)?;
+    let number = std::str::from_utf8(&bytes).ok().and_then(|text| {
+        let (name, _) = text.split_once(' ')?;
+        FileNumber::parse(name, MANIFEST).filter(|&number| current_text(number) == text)
+    });
+    number.ok_or_else(|| {
+        let path = directory.path().join(CURRENT);
+        Error::corruption(path, 0, "this is not the name of a manifest and its checksum")
+    })
+}
+
+/// A whole file. That it is missing is damage.
+fn read(directory: &TableDirectory, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
+    let path = directory.path().join(name);
+    read_file(directory.fs(), &path, bytes_max).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::corruption(path, 0, "the file is missing"),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            Error::corruption(path, 0, error.to_string())
+        }
+        _ => Error::io("read", path, error),
+    })
+}
+
+/// The version that the edits make, one after the other.
+fn replay(
+    records: &Records<'_>,
+    directory: &Arc<TableDirectory>,
+) -> Result<Version, (usize, String)> {
+    let mut tree = Tree::default();
+    for &(at, body) in &records.edits {
+        let edit = edit::decode(body).map_err(|why| (at, why))?;
+        tree.apply(edit).map_err(|why| (at, why))?;
+    }
+    // Overlaps show only now, and then it cannot be said which edit made them.
+    let (version, _) =
+        Version::default().apply(&tree.into_edit(), directory).map_err(|why| (records.end, why))?;
+    Ok(version)
+}
+
+/// What edits add up to. Unlike a version, it costs nothing to change.
+#[derive(Default)]
+struct Tree {
+    tables: BTreeMap<FileNumber, (usize, TableMetadata)>,
+    flushed: Flushed,
+}
+
+impl Tree {
+    fn apply(&mut self, edit: VersionEdit) -> Result<(), String> {
+        for (level, number) in edit.removed {
+            if self.tables.get(&number).is_none_or(|&(at, _)| at != level) {
+                return Err(format!("table {} is not in level {level}", number.0));
+            }
+            self.tables.remove(&number);
+        }
+        for AddedTable { level, number, metadata } in edit.added {
+            if self.tables.insert(number, (level, metadata)).is_some() {
+                return Err(format!("table {} is there twice", number.0));
+            }
+        }
+        self.flushed = edit.flushed.unwrap_or(self.flushed);
+        Ok(())
+    }
+
+    fn into_edit(self) -> VersionEdit {
+        let tables = self.tables.into_iter();
+        let added =
+            tables.map(|(number, (level, metadata))| AddedTable { level, number, metadata });
+        VersionEdit { added: added.collect(), removed: Vec::new(), flushed: Some(self.flushed) }
+    }
+}
+
+fn list(directory: &TableDirectory) -> Result<Vec<String>> {
+    let path = directory.path();
+    directory.fs().list(path).map_err(|error| Error::io("list", path, error))
+}
+
+fn check_tables(directory: &TableDirectory, version: &Version, names: &[String]) -> Result<()> {
+    let names: BTreeSet<_> = names.iter().map(String::as_str).collect();
+    for (level, table) in version.tables() {
+        if !names.contains(table.number().table_name().as_str()) {
+            let path = directory.table_path(table.number());
+            let why = format!("the table is missing, it belongs to level {level}");
+            return Err(Error::corruption(path, 0, why));
+        }
+    }
+    Ok(())
+}
+
+/// Removes tables and manifests that are not in use, and what was being replaced. Everything else is not ours.
+fn remove_orphans(
+    directory: &TableDirectory,
+    current: FileNumber,
+    version: &Version,
+    names: &[String],
+) -> Result<()> {
+    let tables: BTreeSet<_> = version.tables().map(|(_, table)| table.number()).collect();
+    directory.skip(current);
+    for name in names {
+        let table = FileNumber::parse(name, TABLE);
+        let manifest = FileNumber::parse(name, MANIFEST);
+        // Also numbers of orphans: their removal may be undone by a crash, and then they must not be in the way.
+        table.into_iter().chain(manifest).for_each(|number| directory.skip(number));
+        let is_orphan = table.is_some_and(|number| !tables.contains(&number))
+            || manifest.is_some_and(|number| number != current)
+            || name.ends_with(TEMPORARY);
+        if is_orphan {
+            directory.remove(name)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Every call fails once, in every way. What was committed stays; what failed has happened or not; only a full disk found in time
+//! lets the manifest go on.
+
+use super::*;
+use crate::util::fs::sim::{Effect, Fault, Operation};
+
+const EFFECTS: [Effect; 4] =
+    [Effect::Io, Effect::DiskFull, Effect::ShortWrite, Effect::ShortWriteDiskFull];
+
+#[test]
+fn a_failure_at_any_step_poisons_or_changes_nothing() {
+    let steps = {
+        let fs = new_disk(1);
+        drop(tell(&fs));
+        fs.steps()
+    };
+    let (mut poisoned, mut went_on) = (0, 0);
+    for step in new_disk(1).steps()..steps {
+        for effect in EFFECTS {
+            let what = format!("{effect:?} at step {step}");
+            let fs = new_disk(1);
+            fs.inject(Fault::at_step(step, effect));
+            let Ok(mut engine) = Engine::create(&fs) else { continue };
+            let mut told = Told { state: Some(state(&engine.manifest)), ..Told::default() };
+            for number in 0..COMMITS {
+                let before = state(&engine.manifest);
+                let Err(error) = engine.step(number, &mut told) else { continue };
+                if told.pending.is_none() || engine.manifest.poison().is_none() {
+                    // Writing a table, removing garbage, or no space for the edit.
+                    let again = told.pending.is_some() || told.state.as_ref() == Some(&before);
+                    assert!(engine.manifest.poison().is_none(), "{what}: {error}");
+                    if again {
+                        engine.step(number, &mut told).unwrap_or_else(|e| panic!("{what}: {e}"));
+                    }
+                    went_on += 1;
+                    continue;
+                }
+                assert_eq!(state(&engine.manifest), before, "{what}");
+                let again = engine.manifest.commit(&VersionEdit::default());
+                assert!(matches!(again, Err(Error::Poisoned { .. })), "{what}: {again:?}");
+                poisoned += 1;
+                break;
+            }
+            for survival in 0..3 {
+                let opened = open(&fs.restart(survival));
+                let found = state(&opened.unwrap_or_else(|error| panic!("{what}: {error}")));
+                let either =
+                    Some(&found) == told.state.as_ref() || Some(&found) == told.pending.as_ref();
+                assert!(either, "{what}: found {found:?}");
+            }
+        }
+    }
+    assert!(poisoned > 50 && went_on > 50, "{poisoned} poisoned, {went_on} went on");
+}
+
+#[test]
+fn a_full_disk_is_found_before_anything_is_written() {
+    for rewrite_bytes_min in [0, REWRITE_BYTES_MIN] {
+        let fs = new_disk(1);
+        let mut engine = Engine::create(&fs).expect("created");
+        engine.manifest.rewrite_bytes_min = rewrite_bytes_min;
+        let mut told = Told::default();
+        let mut number = 0;
+        // As much as fits.
+        fs.set_capacity(fs.used() + 3 * RESERVE_BYTES);
+        let error = loop {
+            match engine.step(number, &mut told) {
+                Ok(()) => number += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+        assert_eq!(engine.manifest.poison(), None);
+        fs.set_capacity(u64::MAX);
+        engine.step(number, &mut told).expect("there is room again");
+        assert_eq!(Some(state(&open(&fs.restart(1)).expect("opened"))), told.state);
+    }
+}
+
+#[test]
+fn a_failed_mark_ends_writing_but_not_the_commit_it_follows() {
+    let fs = new_disk(1);
+    let mut engine = Engine::create(&fs).expect("created");
+    engine.manifest.rewrite_bytes_min = REWRITE_BYTES_MIN;
+    let flush = engine.flush(0).expect("written");
+    fs.inject(Fault::after(Operation::Write, ".manifest", 1, Effect::Io));
+    engine.manifest.commit(&flush).expect("the edit is durable");
+    assert_eq!(fs.faults_struck(), 1);
+    let committed = state(&engine.manifest);
+    let error = engine.manifest.commit(&engine.move_oldest()).expect_err("poisoned");
+    assert!(error.to_string().contains("write of /engine/000001.manifest failed"), "{error}");
+    assert_eq!(state(&open(&fs.restart(1)).expect("opened")), committed);
+}
+
+#[test]
+fn a_failure_while_opening_is_an_error_and_the_next_opening_works() {
+    let fs = new_disk(1);
+    let told = tell(&fs);
+    fs.create(&path("000999.sst")).expect("an orphan");
+    let operations = [
+        Operation::Open,
+        Operation::Read,
+        Operation::List,
+        Operation::Sync,
+        Operation::SyncDir,
+        Operation::Remove,
+    ];
+    for operation in operations {
+        let fs = fs.restart_killed();
+        fs.inject(Fault::next(operation, "", Effect::Io));
+        let error = open(&fs).expect_err("it fails");
+        assert!(matches!(error, Error::Io { .. }), "{operation:?}: {error:?}");
+        assert_eq!(Some(state(&open(&fs.restart(1)).expect("opened"))), told.state);
+    }
+}

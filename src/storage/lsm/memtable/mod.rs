@@ -1,0 +1,321 @@
+//! A memtable: the newest writes of an engine, in memory, in the order of internal keys.
+//!
+//! One writer at a time (the engine's lock of writers), any number of readers without a lock. What readers may see is
+//! said by [`Memtable::moment`]: the seqno and the clock of the newest batch that was **published**, as one pair. The
+//! pair belongs to the memtable and not to the engine, so that whoever holds a memtable that was sealed meanwhile reads
+//! the moment of its last batch, and never a clock whose batch lies in the next memtable.
+//!
+//! Invariants:
+//! * No two entries have the same key and seqno.
+//! * Entries of a batch are inserted before the batch is published; those above the published seqno are not read.
+
+mod arena;
+mod deletions;
+mod filter;
+mod list;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+
+use self::deletions::Deletions;
+pub(super) use self::deletions::Runs;
+use self::filter::Filter;
+pub(super) use self::list::prefix_of;
+use self::list::{List, Node};
+pub(super) use super::compaction::rules::Moment;
+use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
+use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Result, Seqno, WriteBatch};
+use crate::util::time::Timestamp;
+
+/// Figures of a memtable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Entries of all kinds.
+    pub(super) entries: u64,
+    /// Of kind Delete.
+    pub(super) deletions: u64,
+    /// Range deletions.
+    pub(super) range_deletions: u64,
+    /// Stored values, without those of reserved keys.
+    pub(super) puts: u64,
+    /// Bytes of their keys and values.
+    pub(super) put_bytes: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Memtable {
+    list: List,
+    filter: Filter,
+    deletions: Deletions,
+    // Written by the one writer.
+    bytes: AtomicUsize,
+    used_bytes: AtomicUsize,
+    counts: [AtomicU64; 5],
+    /// Earliest expiry, and the latest plus one; `u64::MAX` and 0 when nothing expires.
+    earliest_expiry: AtomicU64,
+    latest_expiry: AtomicU64,
+    /// Odd while `seqno` and `clock` change.
+    turn: AtomicU64,
+    seqno: AtomicU64,
+    clock: AtomicU64,
+}
+
+impl Memtable {
+    /// An empty one that goes on after `moment`; its filter is made for about `bytes`.
+    pub(super) fn new(bytes: usize, moment: Moment) -> Self {
+        let filter = Filter::new(bytes);
+        let bytes = AtomicUsize::new(filter.bytes());
+        Self {
+            list: List::new(),
+            filter,
+            deletions: Deletions::new(),
+            bytes,
+            used_bytes: AtomicUsize::new(0),
+            counts: Default::default(),
+            earliest_expiry: AtomicU64::new(u64::MAX),
+            latest_expiry: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            seqno: AtomicU64::new(moment.seqno.0),
+            clock: AtomicU64::new(moment.clock.as_millis()),
+        }
+    }
+
+    /// Inserts the operations of a batch, the first of them under the seqno `first`, and publishes them with the batch's
+    /// clock. One caller at a time. Returns the moment after it: a batch without operations takes one seqno as well.
+    pub(super) fn apply(&self, first: Seqno, batch: &WriteBatch) -> Moment {
+        let mut seqno = first;
+        for operation in batch.operations() {
+            match operation {
+                Operation::Put { key, value, expires_at } => {
+                    self.insert(&InternalEntry::put(key, seqno, value, expires_at));
+                }
+                Operation::Delete { key } => self.insert(&InternalEntry::delete(key, seqno)),
+                Operation::DeleteRange { start, end } => self.delete_range(start, end, seqno),
+            }
+            seqno.0 += 1;
+        }
+        let last = Seqno(seqno.0.max(first.0 + 1) - 1);
+        let clock = self.moment().clock.max(batch.clock());
+        let moment = Moment { seqno: last, clock };
+        self.publish(moment);
+        moment
+    }
+
+    /// The newest published moment.
+    #[inline]
+    pub(super) fn moment(&self) -> Moment {
+        for spins in 0u32.. {
+            let before = self.turn.load(Ordering::Acquire);
+            let seqno = self.seqno.load(Ordering::Relaxed);
+            let clock = self.clock.load(Ordering::Relaxed);
+            // The loads above stay above.
+            fence(Ordering::Acquire);
+            if before % 2 == 0 && self.turn.load(Ordering::Relaxed) == before {
+                return Moment { seqno: Seqno(seqno), clock: Timestamp::from_millis(clock) };
+            }
+            // The writer is between two stores; only if it lost its processor there, this takes longer.
+            if spins > 64 {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+        unreachable!("a writer publishes sooner")
+    }
+
+    /// Hands `visit` the newest entry of `key` that a read at `at` sees, whatever its kind; returns whether there is
+    /// one. Range deletions are not applied.
+    #[inline]
+    pub(super) fn get(
+        &self,
+        key: &[u8],
+        hash: KeyHash,
+        at: Seqno,
+        visit: impl FnOnce(InternalEntry<'_>),
+    ) -> bool {
+        if !self.filter.may_contain(hash) {
+            return false;
+        }
+        let Some(node) = self.list.lower_bound(key, Ordinal::seek(at)) else { return false };
+        let entry = self.list.entry(node);
+        if entry.key != key {
+            return false;
+        }
+        visit(entry);
+        true
+    }
+
+    /// The newest range deletion that covers `key` and that a read at `at` sees.
+    #[inline]
+    pub(super) fn newest_covering(&self, key: &[u8], at: Seqno) -> Option<Seqno> {
+        self.deletions.newest_covering(key, at)
+    }
+
+    /// The range deletions now.
+    pub(super) fn range_deletions(&self) -> Runs {
+        self.deletions.runs()
+    }
+
+    /// Whether there is neither entry nor range deletion.
+    pub(super) fn is_empty(&self) -> bool {
+        let counts = self.counts();
+        counts.entries == 0 && counts.range_deletions == 0
+    }
+
+    /// Memory it takes, in bytes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Memory that its entries and range deletions take: what says whether it is full.
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The figures now.
+    pub(super) fn counts(&self) -> Counts {
+        let [entries, deletions, range_deletions, puts, put_bytes] =
+            self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Counts { entries, deletions, range_deletions, puts, put_bytes }
+    }
+
+    /// The earliest and the latest expiry of its entries.
+    pub(super) fn expiries(&self) -> Option<(Timestamp, Timestamp)> {
+        let latest = self.latest_expiry.load(Ordering::Relaxed).checked_sub(1)?;
+        let earliest = self.earliest_expiry.load(Ordering::Relaxed);
+        Some((Timestamp::from_millis(earliest), Timestamp::from_millis(latest)))
+    }
+
+    fn insert(&self, entry: &InternalEntry<'_>) {
+        self.filter.add(KeyHash::of(entry.key));
+        let bytes = self.list.insert(entry);
+        self.note_bytes(bytes.allocated, bytes.used);
+        let [entries, deletions, _, puts, put_bytes] = &self.counts;
+        add(entries, 1);
+        if entry.kind == Kind::Delete {
+            add(deletions, 1);
+        } else if entry.key.first() != Some(&RESERVED_PREFIX) {
+            add(puts, 1);
+            add(put_bytes, (entry.key.len() + entry.value.len()) as u64);
+        }
+        if let Some(expires_at) = entry.expires_at.map(Timestamp::as_millis) {
+            self.earliest_expiry.fetch_min(expires_at, Ordering::Relaxed);
+            self.latest_expiry.fetch_max(expires_at.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    fn delete_range(&self, start: &[u8], end: &[u8], seqno: Seqno) {
+        if start >= end {
+            return;
+        }
+        self.deletions.add(start, end, seqno);
+        let [_, _, range_deletions, ..] = &self.counts;
+        add(range_deletions, 1);
+        self.used_bytes.fetch_add(start.len() + end.len() + 64, Ordering::Relaxed);
+        self.bytes.fetch_add(2 * (start.len() + end.len() + 64), Ordering::Relaxed);
+    }
+
+    fn note_bytes(&self, allocated: usize, used: usize) {
+        let range_deletions = self.counts[2].load(Ordering::Relaxed) as usize;
+        let deletions = if range_deletions == 0 { 0 } else { self.deletions.bytes() };
+        self.bytes.store(self.filter.bytes() + allocated + deletions, Ordering::Relaxed);
+        self.used_bytes.store(used + deletions, Ordering::Relaxed);
+    }
+
+    fn publish(&self, moment: Moment) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.turn.store(turn + 1, Ordering::Relaxed);
+        // The stores below stay below.
+        fence(Ordering::Release);
+        self.seqno.store(moment.seqno.0, Ordering::Relaxed);
+        self.clock.store(moment.clock.as_millis(), Ordering::Relaxed);
+        self.turn.store(turn + 2, Ordering::Release);
+    }
+}
+
+/// Only one thread writes these.
+fn add(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+}
+
+/// A cursor over the entries of a memtable, forwards and backwards, within bounds; all of them, published or not. `T` is
+/// `Arc<Memtable>` or a reference.
+#[derive(Debug)]
+pub(super) struct MemtableCursor<T> {
+    memtable: T,
+    lower: Vec<u8>,
+    upper: Option<Vec<u8>>,
+    node: Option<Node>,
+}
+
+impl<T: Deref<Target = Memtable>> MemtableCursor<T> {
+    /// Over the keys of `range`; stands on no entry yet.
+    pub(super) fn new(memtable: T, range: KeyRange<'_>) -> Self {
+        let upper = range.end.map(|end| end.max(range.start).to_vec());
+        Self { memtable, lower: range.start.to_vec(), upper, node: None }
+    }
+
+    /// The entry it stands on.
+    #[inline]
+    pub(super) fn entry(&self) -> Option<InternalEntry<'_>> {
+        self.node.map(|node| self.memtable.list.entry(node))
+    }
+
+    /// To the first entry within bounds.
+    pub(super) fn seek_to_first(&mut self) -> Result<bool> {
+        self.node = self.memtable.list.lower_bound(&self.lower, Ordinal::FIRST);
+        Ok(self.check_upper())
+    }
+
+    /// To the first entry of `key` that a read at `at` sees, or the first entry of a later key.
+    pub(super) fn seek(&mut self, key: &[u8], at: Seqno) -> Result<bool> {
+        if key < &self.lower[..] {
+            return self.seek_to_first();
+        }
+        self.node = self.memtable.list.lower_bound(key, Ordinal::seek(at));
+        Ok(self.check_upper())
+    }
+
+    /// To the last entry within bounds.
+    pub(super) fn seek_to_last(&mut self) -> Result<bool> {
+        self.node = match &self.upper {
+            Some(upper) => self.memtable.list.last_before_key(upper, Ordinal::FIRST),
+            None => self.memtable.list.last(),
+        };
+        Ok(self.check_lower())
+    }
+
+    /// To the next entry.
+    #[inline]
+    pub(super) fn next(&mut self) -> Result<bool> {
+        self.node = self.node.and_then(|node| self.memtable.list.after(node));
+        Ok(self.check_upper())
+    }
+
+    /// To the entry before.
+    pub(super) fn prev(&mut self) -> Result<bool> {
+        self.node = self.node.and_then(|node| self.memtable.list.before(node));
+        Ok(self.check_lower())
+    }
+
+    #[inline]
+    fn check_upper(&mut self) -> bool {
+        let beyond = match (self.entry(), &self.upper) {
+            (Some(entry), Some(upper)) => entry.key >= &upper[..],
+            _ => false,
+        };
+        if beyond {
+            self.node = None;
+        }
+        self.node.is_some()
+    }
+
+    fn check_lower(&mut self) -> bool {
+        if self.entry().is_some_and(|entry| entry.key < &self.lower[..]) {
+            self.node = None;
+        }
+        self.node.is_some()
+    }
+}

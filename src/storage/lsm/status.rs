@@ -1,0 +1,189 @@
+//! What an engine and an environment say about themselves.
+//!
+//! `keys` and `bytes` are sums over memtables and tables: exact as long as nothing was overwritten, deleted or expired
+//! since the last compaction of it; reserved keys are left out while they are in memtables only.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::compaction::pacer::Cause;
+use super::compaction::picker::{Reason, debt_bytes};
+use super::engine::Engine;
+use super::shared::Shared;
+use super::version::LEVELS;
+use crate::storage::{EngineStatus, EnvironmentStatus};
+use crate::util::time::Timestamp;
+
+/// Counters of one engine since its opening.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    flushes: AtomicU64,
+    flushed_bytes: AtomicU64,
+    compactions: [AtomicU64; 6],
+    compacted_bytes: AtomicU64,
+}
+
+const TABLES: [&str; LEVELS] =
+    ["l0_tables", "l1_tables", "l2_tables", "l3_tables", "l4_tables", "l5_tables", "l6_tables"];
+const BYTES: [&str; LEVELS] =
+    ["l0_bytes", "l1_bytes", "l2_bytes", "l3_bytes", "l4_bytes", "l5_bytes", "l6_bytes"];
+
+const REASONS: [(Reason, &str); 6] = [
+    (Reason::LevelZero, "compactions_level_zero"),
+    (Reason::Size, "compactions_size"),
+    (Reason::Dead, "compactions_dead"),
+    (Reason::Tombstones, "compactions_tombstones"),
+    (Reason::Expired, "compactions_expired"),
+    (Reason::Manual, "compactions_manual"),
+];
+
+const STALLS: [(Cause, [&str; 3]); 3] = [
+    (Cause::LevelZero, ["delays_level_zero", "delayed_level_zero_millis", "stops_level_zero"]),
+    (Cause::Debt, ["delays_debt", "delayed_debt_millis", "stops_debt"]),
+    (Cause::Memtables, ["delays_memtables", "delayed_memtables_millis", "stops_memtables"]),
+];
+
+impl Figures {
+    pub(super) fn count_flush(&self, bytes: u64) {
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_compaction(&self, reason: Reason, bytes: u64) {
+        if let Some(at) = REASONS.iter().position(|(other, _)| *other == reason) {
+            self.compactions[at].fetch_add(1, Ordering::Relaxed);
+        }
+        self.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    fn report(&self, into: &mut BTreeMap<&'static str, f64>) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+        into.insert("flushes", read(&self.flushes));
+        into.insert("flushed_bytes", read(&self.flushed_bytes));
+        into.insert("compacted_bytes", read(&self.compacted_bytes));
+        for ((_, name), count) in REASONS.iter().zip(&self.compactions) {
+            into.insert(name, read(count));
+        }
+        let flushed = read(&self.flushed_bytes);
+        if flushed > 0.0 {
+            into.insert("write_amplification", 1.0 + read(&self.compacted_bytes) / flushed);
+        }
+    }
+}
+
+impl Engine {
+    /// See [`StorageEngine::status`](crate::storage::StorageEngine::status).
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub(super) fn status(&self) -> EngineStatus {
+        let tree = self.tree_owned();
+        let mut figures = BTreeMap::new();
+        self.figures.report(&mut figures);
+        for (cause, [delays, millis, stops]) in STALLS {
+            let stalls = self.pacer.stalls(cause);
+            figures.insert(delays, stalls.delays as f64);
+            figures.insert(millis, stalls.delayed.as_secs_f64() * 1e3);
+            figures.insert(stops, stalls.stops as f64);
+        }
+        let (mut keys, mut bytes, mut deleted, mut disk_bytes) = (0, 0, 0, 0);
+        for memtable in tree.memtables() {
+            let counts = memtable.counts();
+            keys += counts.puts;
+            bytes += counts.put_bytes;
+            deleted += counts.deletions;
+        }
+        for (_, table) in tree.version.tables() {
+            let properties = table.properties();
+            keys += properties.distinct_keys.saturating_sub(properties.deletions);
+            bytes += properties.raw_key_bytes + properties.raw_value_bytes;
+            deleted += properties.deletions;
+            disk_bytes += table.size_bytes();
+        }
+        for (number, level) in tree.version.levels().iter().enumerate() {
+            figures.insert(TABLES[number], level.tables().len() as f64);
+            figures.insert(BYTES[number], level.size_bytes() as f64);
+        }
+        let runs = |number: usize| match number {
+            0 => tree.version.level(0).tables().len(),
+            _ => usize::from(!tree.version.level(number).is_empty()),
+        };
+        figures.insert("read_amplification_max", (0..LEVELS).map(runs).sum::<usize>() as f64);
+        let deepest = tree.version.levels().iter().rev().find(|level| !level.is_empty());
+        if let Some(deepest) = deepest {
+            let amplification = disk_bytes as f64 / deepest.size_bytes().max(1) as f64;
+            figures.insert("space_amplification_estimate", amplification);
+        }
+        let debt = debt_bytes(&tree.version, &self.shared.options.picker);
+        figures.insert("compaction_debt_bytes", debt as f64);
+        figures.insert("compacting_tables", super::compact::busy_tables(self) as f64);
+        figures.insert("sealed_memtables", tree.sealed.len() as f64);
+        EngineStatus {
+            // Each deletion is taken to have removed one of the others.
+            keys: u64::saturating_sub(keys, deleted),
+            bytes,
+            disk_bytes,
+            memory_bytes: tree.memtable_bytes() as u64,
+            writable: self.is_alive(),
+            figures,
+        }
+    }
+
+    /// See [`StorageEngine::next_expiry`](crate::storage::StorageEngine::next_expiry). Of each memtable and table the
+    /// earliest and the latest expiry are known: where the clock lies between, something may expire at any time.
+    pub(super) fn next_expiry(&self) -> Option<Timestamp> {
+        let tree = self.tree_owned();
+        let clock = tree.moment().clock;
+        let memtables = tree.memtables().filter_map(|memtable| memtable.expiries());
+        let tables = tree.version.tables().filter_map(|(_, table)| {
+            Some((table.properties().earliest_expiry?, table.properties().latest_expiry?))
+        });
+        let next = |(earliest, latest): (Timestamp, Timestamp)| {
+            if earliest > clock {
+                Some(earliest)
+            } else if latest > clock {
+                Some(Timestamp::from_millis(clock.as_millis() + 1))
+            } else {
+                None
+            }
+        };
+        memtables.chain(tables).filter_map(next).min()
+    }
+}
+
+/// See [`Environment::status`](crate::storage::Environment::status).
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
+    let cache = shared.cache.status();
+    let mut status = EnvironmentStatus {
+        disk_bytes: 0,
+        memory_bytes: (cache.block_bytes + cache.pinned_bytes) as u64,
+        writable: !shared.failure.is_set(),
+        figures: BTreeMap::from([
+            ("cache_budget_bytes", cache.budget_bytes as f64),
+            ("cache_block_bytes", cache.block_bytes as f64),
+            ("cache_pinned_bytes", cache.pinned_bytes as f64),
+            ("cache_blocks", cache.blocks as f64),
+            ("cache_reads", cache.reads as f64),
+            ("cache_evictions", cache.evictions as f64),
+        ]),
+    };
+    for engine in shared.queue.engines() {
+        let of_engine = engine.status();
+        status.disk_bytes += of_engine.disk_bytes;
+        status.memory_bytes += of_engine.memory_bytes;
+        status.writable &= of_engine.writable;
+    }
+    if let Some(log) = shared.log() {
+        let log = log.status();
+        status.disk_bytes += log.disk_bytes;
+        status.memory_bytes += log.buffer_bytes as u64;
+        status.writable &= log.poison.is_none();
+        status.figures.extend([
+            ("log_segments", log.segments as f64),
+            ("log_bytes", log.disk_bytes as f64),
+            ("log_records", log.counts.records as f64),
+            ("log_syncs", log.counts.sync_micros.count() as f64),
+        ]);
+    }
+    status
+}
