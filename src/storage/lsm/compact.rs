@@ -93,6 +93,10 @@ impl Engine {
     fn pick(&self) -> Result<Option<Picked<'_>>> {
         let space = self.wants_space.load(Ordering::Acquire);
         let mut busy = self.busy.lock();
+        // One at a time: what a merge may drop depends on where all older entries are when it is committed.
+        if !busy.is_empty() {
+            return Ok(None);
+        }
         let version = Arc::clone(&self.tree().version);
         let readers = present(&version);
         let deletions = range_deletions(&version)?;
@@ -110,6 +114,9 @@ impl Engine {
 
     fn pick_manual(&self, manual: &Manual) -> Result<Step<'_>> {
         let mut busy = self.busy.lock();
+        if !busy.is_empty() {
+            return Ok(Step::Wait);
+        }
         let version = Arc::clone(&self.tree().version);
         let readers = present(&version);
         let deletions = range_deletions(&version)?;
