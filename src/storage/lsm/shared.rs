@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache::BlockCache;
-use super::options::LsmOptions;
+use super::settings::LsmOptions;
 use super::worker::Queue;
 use crate::storage::{Error, Result};
 use crate::util::fs::{FileSystem, is_disk_full};

@@ -260,7 +260,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(kept(&[], false), [9]);
-        assert_eq!(kept(&[], true), []);
+        assert!(kept(&[], true).is_empty());
         assert_eq!(kept(&[(6, 0)], false), [9, 5]);
         assert_eq!(kept(&[(6, 0)], true), [9]);
         assert_eq!(kept(&[(2, 0)], true), [9]);
