@@ -56,7 +56,8 @@ impl Readers {
         let view = |view: &Moment| Moment { clock: view.clock.min(clock), ..*view };
         let mut moments: Vec<_> = views.iter().map(view).collect();
         moments.push(Moment { seqno: SEQNO_MAX, clock });
-        moments.sort_by_key(|moment| moment.seqno);
+        // Of those that see the same writes, the one with the earliest clock sees most.
+        moments.sort_unstable_by_key(|moment| (moment.seqno, moment.clock));
         moments.dedup_by_key(|moment| moment.seqno);
         Self { moments }
     }
@@ -223,6 +224,8 @@ mod tests {
             (&[(9, 40)], 60, "9=@50 7=", &[], LAST, "0=@50"),
             (&[(9, 50)], 60, "9=@50 7=", &[], LAST, ""),
             (&[(8, 40)], 60, "9=@50 7=@50", &[], LAST, "9- 0=@50"),
+            // Of two views of the same writes, the one with the older clock counts.
+            (&[(9, 55), (9, 40)], 60, "9=@50", &[], LAST, "0=@50"),
             // A view whose clock is ahead of what is flushed.
             (&[(9, 70)], 40, "9=@50", &[], DEEPER, "9=@50"),
             // Range deletions hide what is older, unless a view stands between.
@@ -327,6 +330,7 @@ mod tests {
                 .filter(|(_, write)| matches!(write, Write::DeleteRange))
                 .map(|(&seqno, _)| Seqno(seqno))
                 .collect();
+            views.reverse();
             let readers = readers(&views, clock);
             let is_last = deeper.is_none();
             let after = apply(&readers, &versions, &deletions, is_last);

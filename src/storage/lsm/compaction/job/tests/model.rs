@@ -16,6 +16,8 @@ enum Step {
     Compact {
         space: bool,
     },
+    /// Several at the same time.
+    Together { space: bool, reversed: bool },
     Manual(u8, u8),
 }
 
@@ -47,12 +49,13 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize).prop_map(Step::DropView),
         5 => Just(Step::Flush),
         6 => any::<bool>().prop_map(|space| Step::Compact { space }),
+        2 => any::<(bool, bool)>().prop_map(|(space, reversed)| Step::Together { space, reversed }),
         1 => (0..KEYS, 0..KEYS + 5).prop_map(|(start, end)| Step::Manual(start, end)),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(5000))]
 
     #[test]
     fn compaction_changes_nothing_that_any_reader_sees(
@@ -78,6 +81,9 @@ proptest! {
                     Some((_, choice)) => engine.run(&choice),
                     None => continue,
                 },
+                Step::Together { space, reversed } => {
+                    engine.run_together(space, reversed);
+                }
                 Step::Manual(start, end) => {
                     let end = (end < KEYS).then(|| key_of(end));
                     engine.compact(&key_of(start), end.as_deref());
@@ -106,6 +112,7 @@ fn a_long_story_gives_every_reason_to_compact() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut engine = Engine::new(tiny());
     let mut deepest = BTreeSet::new();
+    let mut together = 0;
     for _ in 0..3000 {
         let drawn = step().new_tree(&mut runner).expect("drawn").current();
         match drawn {
@@ -113,9 +120,14 @@ fn a_long_story_gives_every_reason_to_compact() {
             Step::Clock(passed) => engine.clock += passed,
             Step::Flush => {
                 engine.flush();
-                engine.settle(false);
+                if engine.history.len() % 3 == 0 {
+                    engine.settle(false);
+                }
             }
             Step::Compact { space } => engine.settle(space),
+            Step::Together { space, reversed } => {
+                together = together.max(engine.run_together(space, reversed));
+            }
             Step::View | Step::DropView(_) | Step::Manual(..) => {}
         }
         deepest.extend(engine.version().tables().map(|(level, _)| level));
@@ -126,4 +138,5 @@ fn a_long_story_gives_every_reason_to_compact() {
         [Reason::Dead, Reason::LevelZero, Reason::Size, Reason::Tombstones, Reason::Expired];
     assert_eq!(reasons, expected);
     assert!(deepest.len() >= 3, "{deepest:?}");
+    assert!(together >= 3, "at most {together} at a time");
 }
