@@ -55,7 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(5000))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn compaction_changes_nothing_that_any_reader_sees(
@@ -112,7 +112,6 @@ fn a_long_story_gives_every_reason_to_compact() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut engine = Engine::new(tiny());
     let mut deepest = BTreeSet::new();
-    let mut together = 0;
     for _ in 0..3000 {
         let drawn = step().new_tree(&mut runner).expect("drawn").current();
         match drawn {
@@ -120,15 +119,10 @@ fn a_long_story_gives_every_reason_to_compact() {
             Step::Clock(passed) => engine.clock += passed,
             Step::Flush => {
                 engine.flush();
-                if engine.history.len() % 3 == 0 {
-                    engine.settle(false);
-                }
+                engine.settle(false);
             }
             Step::Compact { space } => engine.settle(space),
-            Step::Together { space, reversed } => {
-                together = together.max(engine.run_together(space, reversed));
-            }
-            Step::View | Step::DropView(_) | Step::Manual(..) => {}
+            Step::Together { .. } | Step::View | Step::DropView(_) | Step::Manual(..) => {}
         }
         deepest.extend(engine.version().tables().map(|(level, _)| level));
     }
@@ -138,5 +132,39 @@ fn a_long_story_gives_every_reason_to_compact() {
         [Reason::Dead, Reason::LevelZero, Reason::Size, Reason::Tombstones, Reason::Expired];
     assert_eq!(reasons, expected);
     assert!(deepest.len() >= 3, "{deepest:?}");
-    assert!(together >= 3, "at most {together} at a time");
+}
+
+/// Bursts of writes to parts of a wider range, so that there is work in many places at once.
+#[test]
+fn compactions_that_run_together_do_not_meet() {
+    let mut most = 0;
+    for seed in 0..40u64 {
+        let mut engine = Engine::new(PickerOptions { growth: 3, ..tiny() });
+        let mut state = seed;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % bound
+        };
+        for burst in 0..60 {
+            let first = below(400);
+            for _ in 0..20 {
+                let key = format!("{:03}", first + below(30));
+                match below(20) {
+                    0..4 => engine.history.push(Write::Delete(key.into_bytes())),
+                    4 => {
+                        let end = format!("{:03}", first + 30).into_bytes();
+                        engine.history.push(Write::DeleteRange(key.into_bytes(), end));
+                    }
+                    _ => engine.put(&key, &[1; 40]),
+                }
+            }
+            engine.flush();
+            let ran = engine.run_together(burst % 7 == 0, burst % 2 == 0);
+            most = most.max(ran);
+            if burst % 5 == 0 {
+                engine.check(&format!("seed {seed}, burst {burst}, {ran} together"));
+            }
+        }
+    }
+    assert!(most >= 4, "at most {most} at a time");
 }
