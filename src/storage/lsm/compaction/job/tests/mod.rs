@@ -209,7 +209,9 @@ impl Engine {
         if reversed {
             edits.reverse();
         }
-        edits.iter().for_each(|edit| self.commit(edit));
+        for edit in &edits {
+            self.commit(edit);
+        }
         edits.len()
     }
 
