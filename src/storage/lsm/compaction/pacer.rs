@@ -171,7 +171,7 @@ impl Pacer {
         let start = state.passed_at.max(now);
         state.passed_at = start + duration_of(bytes, rate);
         // Its own bytes may pass while it is written.
-        let delay = start - now;
+        let delay = start.saturating_sub(now);
         if delay < DELAY_MIN {
             return Admission::Now;
         }

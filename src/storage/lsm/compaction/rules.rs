@@ -56,7 +56,8 @@ impl Readers {
         let view = |view: &Moment| Moment { clock: view.clock.min(clock), ..*view };
         let mut moments: Vec<_> = views.iter().map(view).collect();
         moments.push(Moment { seqno: SEQNO_MAX, clock });
-        moments.sort_by_key(|moment| moment.seqno);
+        // Of those that see the same writes, the one with the earliest clock sees most.
+        moments.sort_unstable_by_key(|moment| (moment.seqno, moment.clock));
         moments.dedup_by_key(|moment| moment.seqno);
         Self { moments }
     }
@@ -93,7 +94,8 @@ impl Readers {
         kept.retain(|&seqno| {
             let stripe = self.stripe(seqno);
             let hidden = newer.replace(stripe) == Some(stripe);
-            !hidden && !(is_last && stripe == Stripe::OLDEST)
+            let everybody = is_last && stripe == Stripe::OLDEST;
+            !hidden && !everybody
         });
         kept
     }
@@ -157,20 +159,19 @@ mod tests {
     }
 
     /// A version as a table of tests has it: `7=`, a value; `7=@50`, one that expires at 50; `7-`, a tombstone.
-    fn parse(text: &str) -> (u64, Option<Option<u64>>) {
+    fn parse(text: &str) -> InternalEntry<'static> {
         let at = text.find(['=', '-']).expect("= or -");
         let (seqno, rest) = (text[..at].parse().expect("a seqno"), &text[at..]);
         let expiry = rest.strip_prefix("=@").map(|expiry| expiry.parse().expect("a time"));
-        (seqno, rest.starts_with('=').then_some(expiry))
+        if rest == "-" { delete(seqno) } else { put(seqno, expiry) }
     }
 
-    fn entry((seqno, value): (u64, Option<Option<u64>>)) -> InternalEntry<'static> {
-        match value {
-            None => InternalEntry::delete(b"k", Seqno(seqno)),
-            Some(at) => {
-                InternalEntry::put(b"k", Seqno(seqno), b"v", at.map(Timestamp::from_millis))
-            }
-        }
+    fn delete(seqno: u64) -> InternalEntry<'static> {
+        InternalEntry::delete(b"k", Seqno(seqno))
+    }
+
+    fn put(seqno: u64, expires_at: Option<u64>) -> InternalEntry<'static> {
+        InternalEntry::put(b"k", Seqno(seqno), b"v", expires_at.map(Timestamp::from_millis))
     }
 
     fn show(entry: &InternalEntry<'_>) -> String {
@@ -223,6 +224,8 @@ mod tests {
             (&[(9, 40)], 60, "9=@50 7=", &[], LAST, "0=@50"),
             (&[(9, 50)], 60, "9=@50 7=", &[], LAST, ""),
             (&[(8, 40)], 60, "9=@50 7=@50", &[], LAST, "9- 0=@50"),
+            // Of two views of the same writes, the one with the older clock counts.
+            (&[(9, 55), (9, 40)], 60, "9=@50", &[], LAST, "0=@50"),
             // A view whose clock is ahead of what is flushed.
             (&[(9, 70)], 40, "9=@50", &[], DEEPER, "9=@50"),
             // Range deletions hide what is older, unless a view stands between.
@@ -239,7 +242,7 @@ mod tests {
         for (views, clock, versions, covering, is_last, expected) in table {
             let readers = readers(views, *clock);
             let covering: Vec<_> = covering.iter().map(|&seqno| Seqno(seqno)).collect();
-            let before: Vec<_> = versions.split_whitespace().map(|v| entry(parse(v))).collect();
+            let before: Vec<_> = versions.split_whitespace().map(parse).collect();
             let after = apply(&readers, &before, &covering, *is_last);
             let shown: Vec<_> = after.iter().map(show).collect();
             let what =
@@ -274,11 +277,11 @@ mod tests {
         DeleteRange,
     }
 
-    /// What a read at `moment` sees of writes by seqno: which write, and when it expires.
-    fn read(history: &BTreeMap<u64, Write>, moment: Moment) -> Option<Option<u64>> {
+    /// What a read at `moment` sees of writes by seqno: whether there is a value, and when it expires.
+    fn read(history: &BTreeMap<u64, Write>, moment: Moment) -> Option<u64> {
         match history.range(..=moment.seqno.0).next_back()?.1 {
             Write::Put(Some(at)) if *at <= moment.clock.as_millis() => None,
-            Write::Put(at) => Some(*at),
+            Write::Put(at) => Some(at.unwrap_or(u64::MAX)),
             Write::Delete | Write::DeleteRange => None,
         }
     }
@@ -319,14 +322,15 @@ mod tests {
             }
             let here = || history.iter().rev().filter(|(seqno, _)| **seqno > 1);
             let versions: Vec<_> = here().filter_map(|(&seqno, write)| match write {
-                Write::Put(at) => Some(entry((seqno, Some(*at)))),
-                Write::Delete => Some(entry((seqno, None))),
+                Write::Put(at) => Some(put(seqno, *at)),
+                Write::Delete => Some(delete(seqno)),
                 Write::DeleteRange => None,
             }).collect();
             let deletions: Vec<_> = here()
                 .filter(|(_, write)| matches!(write, Write::DeleteRange))
                 .map(|(&seqno, _)| Seqno(seqno))
                 .collect();
+            views.reverse();
             let readers = readers(&views, clock);
             let is_last = deeper.is_none();
             let after = apply(&readers, &versions, &deletions, is_last);

@@ -143,7 +143,9 @@ impl Manifest {
         }
         self.version = Arc::new(version);
         // Only now: before, nothing was certain.
-        removed.iter().for_each(|table| table.set_obsolete());
+        for table in removed {
+            table.set_obsolete();
+        }
         Ok(Arc::clone(&self.version))
     }
 

@@ -214,7 +214,7 @@ mod tests {
         let mut bytes = Vec::new();
         put(&mut bytes, NUMBER, 40, &[0xab, 0xcd]);
         assert_eq!(bytes[8..], [2, 0, 0, 0, 0xab, 0xcd, 0, 0]);
-        let sum = xxh3_64_with_seed(&bytes[8..], 3 << 32 ^ 40);
+        let sum = xxh3_64_with_seed(&bytes[8..], 0x3_0000_0028);
         assert_eq!(bytes[..8], sum.to_le_bytes());
     }
 

@@ -62,6 +62,7 @@ fn cursor(table: &Arc<TableFile>) -> Result<TableCursor<&Table>> {
 /// All entries, merged. Every table of level 0 is a run of its own.
 pub(super) struct Inputs<'a> {
     /// A heap: each run is before those at twice its place plus one and plus two.
+    #[expect(clippy::vec_box, reason = "they are large, and change places at many steps")]
     heap: Vec<Box<Run<'a>>>,
 }
 

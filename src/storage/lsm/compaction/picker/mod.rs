@@ -64,7 +64,7 @@ impl Default for PickerOptions {
             table_bytes: 64 << 20,
             dense_percent: 10,
             expired_percent: 10,
-            expired_for: Duration::from_secs(24 * 60 * 60),
+            expired_for: Duration::from_hours(24),
         }
     }
 }

@@ -16,11 +16,10 @@ pub(super) struct Shape {
 impl Shape {
     /// The shape that this tree should have.
     pub(super) fn of(version: &Version, options: &PickerOptions) -> Self {
-        let below_zero = || (1..LEVELS).map(|level| version.level(level));
-        let largest = below_zero().map(|level| level.size_bytes()).max().unwrap_or(0);
+        let bytes = |level| version.level(level).size_bytes();
+        let largest = (1..LEVELS).map(bytes).max().unwrap_or(0);
         // A table must not be put below an older one.
-        let highest = below_zero().position(|level| !level.is_empty());
-        let highest = highest.map_or(LAST_LEVEL, |index| index + 1);
+        let highest = (1..LEVELS).find(|&level| bytes(level) > 0).unwrap_or(LAST_LEVEL);
         let mut targets = [0; LEVELS];
         targets[LAST_LEVEL] = largest.max(options.base_bytes);
         let mut base = LAST_LEVEL;

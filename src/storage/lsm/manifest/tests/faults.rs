@@ -78,6 +78,20 @@ fn a_full_disk_is_found_before_anything_is_written() {
 }
 
 #[test]
+fn no_room_for_an_edit_is_found_before_it_is_written() {
+    let fs = new_disk(1);
+    let mut engine = Engine::create(&fs).expect("created");
+    let flush = engine.flush(0).expect("written");
+    fs.set_capacity(fs.used());
+    let error = engine.manifest.commit(&flush).expect_err("full");
+    assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+    assert_eq!(engine.manifest.poison(), None);
+    fs.set_capacity(u64::MAX);
+    engine.manifest.commit(&flush).expect("there is room again");
+    assert_eq!(state(&open(&fs.restart(1)).expect("opened")), state(&engine.manifest));
+}
+
+#[test]
 fn a_failed_mark_ends_writing_but_not_the_commit_it_follows() {
     let fs = new_disk(1);
     let mut engine = Engine::create(&fs).expect("created");

@@ -35,7 +35,7 @@ fn tables_have_the_size_aimed_at() {
 fn no_table_is_larger_than_the_largest_because_of_one_more_entry() {
     let mut engine = Engine::new(PickerOptions { table_bytes: 20_000, ..tiny() });
     for key in 0..20 {
-        engine.put(&format!("{key:04}"), &[7; 18_000]);
+        engine.put(&format!("{key:04}"), &vec![7; 18_000]);
     }
     engine.flush();
     engine.table_bytes_max = 30_000;

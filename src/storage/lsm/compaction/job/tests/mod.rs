@@ -148,13 +148,17 @@ impl Engine {
         self.manifest.commit(&edit).expect("committed");
     }
 
-    /// The most urgent compaction there is.
-    fn choose(&self, space: bool) -> Option<(Reason, Choice)> {
+    /// The most urgent compaction there is, while others have the `busy` tables.
+    fn choose_beside(&self, space: bool, busy: &HashSet<FileNumber>) -> Option<(Reason, Choice)> {
         let version = self.version();
         let deletions = range_deletions(&version).expect("read");
-        let (busy, readers) = (HashSet::new(), self.readers());
-        let hints = Hints { busy: &busy, readers: &readers, deletions: &deletions, space };
+        let readers = self.readers();
+        let hints = Hints { busy, readers: &readers, deletions: &deletions, space };
         choose(&version, &self.options, &hints)
+    }
+
+    fn choose(&self, space: bool) -> Option<(Reason, Choice)> {
+        self.choose_beside(space, &HashSet::new())
     }
 
     fn job<'a>(
@@ -177,18 +181,38 @@ impl Engine {
         }
     }
 
+    /// What `choice` comes to, not committed yet.
+    fn edit(&self, choice: &Choice) -> VersionEdit {
+        let Choice::Merge { inputs, to } = choice else { return choice.edit() };
+        let (version, readers, abort) = (self.version(), self.readers(), AtomicBool::new(false));
+        let job = self.job(&version, &readers, (inputs, *to), &abort);
+        job.run().expect("merged").expect("not aborted")
+    }
+
+    fn commit(&mut self, edit: &VersionEdit) {
+        self.manifest.commit(edit).expect("committed");
+    }
+
     fn run(&mut self, choice: &Choice) {
-        let version = self.version();
-        let edit = match choice {
-            Choice::Merge { inputs, to } => {
-                let (readers, abort) = (self.readers(), AtomicBool::new(false));
-                let job = self.job(&version, &readers, (inputs, *to), &abort);
-                job.run().expect("merged").expect("not aborted")
-            }
-            _ => choice.edit(),
-        };
-        drop(version);
-        self.manifest.commit(&edit).expect("committed");
+        let edit = self.edit(choice);
+        self.commit(&edit);
+    }
+
+    /// All compactions that may run at the same time do, and end in the order given or the other way round; how many.
+    fn run_together(&mut self, space: bool, reversed: bool) -> usize {
+        let mut busy = HashSet::new();
+        let mut edits = Vec::new();
+        while let Some((_, choice)) = self.choose_beside(space, &busy) {
+            busy.extend(choice.tables().map(|table| table.number()));
+            edits.push(self.edit(&choice));
+        }
+        if reversed {
+            edits.reverse();
+        }
+        for edit in &edits {
+            self.commit(edit);
+        }
+        edits.len()
     }
 
     /// Compacts until there is nothing left to do.

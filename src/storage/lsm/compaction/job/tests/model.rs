@@ -16,6 +16,11 @@ enum Step {
     Compact {
         space: bool,
     },
+    /// Several at the same time.
+    Together {
+        space: bool,
+        reversed: bool,
+    },
     Manual(u8, u8),
 }
 
@@ -47,6 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize).prop_map(Step::DropView),
         5 => Just(Step::Flush),
         6 => any::<bool>().prop_map(|space| Step::Compact { space }),
+        2 => any::<(bool, bool)>().prop_map(|(space, reversed)| Step::Together { space, reversed }),
         1 => (0..KEYS, 0..KEYS + 5).prop_map(|(start, end)| Step::Manual(start, end)),
     ]
 }
@@ -78,6 +84,9 @@ proptest! {
                     Some((_, choice)) => engine.run(&choice),
                     None => continue,
                 },
+                Step::Together { space, reversed } => {
+                    engine.run_together(space, reversed);
+                }
                 Step::Manual(start, end) => {
                     let end = (end < KEYS).then(|| key_of(end));
                     engine.compact(&key_of(start), end.as_deref());
@@ -95,7 +104,8 @@ proptest! {
         let present = engine.readers().present();
         prop_assert_eq!(engine.entries(), engine.expected(present).len() as u64);
         engine.directory.remove_garbage().expect("removed");
-        let tables = engine.files().iter().filter(|name| name.ends_with(".sst")).count();
+        let is_table = |name: &&String| FileNumber::parse(name, "sst").is_some();
+        let tables = engine.files().iter().filter(is_table).count();
         prop_assert_eq!(tables, engine.version().tables().count());
     }
 }
@@ -116,7 +126,7 @@ fn a_long_story_gives_every_reason_to_compact() {
                 engine.settle(false);
             }
             Step::Compact { space } => engine.settle(space),
-            Step::View | Step::DropView(_) | Step::Manual(..) => {}
+            Step::Together { .. } | Step::View | Step::DropView(_) | Step::Manual(..) => {}
         }
         deepest.extend(engine.version().tables().map(|(level, _)| level));
     }
@@ -126,4 +136,39 @@ fn a_long_story_gives_every_reason_to_compact() {
         [Reason::Dead, Reason::LevelZero, Reason::Size, Reason::Tombstones, Reason::Expired];
     assert_eq!(reasons, expected);
     assert!(deepest.len() >= 3, "{deepest:?}");
+}
+
+/// Bursts of writes to parts of a wider range, so that there is work in many places at once.
+#[test]
+fn compactions_that_run_together_do_not_meet() {
+    let mut most = 0;
+    for seed in 0..40u64 {
+        let mut engine = Engine::new(PickerOptions { growth: 3, ..tiny() });
+        let mut state = seed;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % bound
+        };
+        for burst in 0..60 {
+            let first = below(400);
+            for _ in 0..20 {
+                let key = format!("{:03}", first + below(30));
+                match below(20) {
+                    0..4 => engine.history.push(Write::Delete(key.into_bytes())),
+                    4 => {
+                        let end = format!("{:03}", first + 30).into_bytes();
+                        engine.history.push(Write::DeleteRange(key.into_bytes(), end));
+                    }
+                    _ => engine.put(&key, &[1; 40]),
+                }
+            }
+            engine.flush();
+            let ran = engine.run_together(burst % 7 == 0, burst % 2 == 0);
+            most = most.max(ran);
+            if burst % 5 == 0 {
+                engine.check(&format!("seed {seed}, burst {burst}, {ran} together"));
+            }
+        }
+    }
+    assert!(most >= 4, "at most {most} at a time");
 }
