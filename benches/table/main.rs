@@ -17,10 +17,12 @@
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 #![allow(missing_docs, reason = "nothing here is seen from outside")]
 
+#[path = "../../src/storage/mod.rs"]
+pub mod storage;
 #[path = "../../src/util/mod.rs"]
 pub mod util;
-
-pub mod storage;
+#[path = "../../src/wal/mod.rs"]
+pub mod wal;
 
 use std::hint::black_box;
 use std::path::Path;

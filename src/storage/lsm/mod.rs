@@ -12,59 +12,35 @@
 //! Invariants: synchronous; no file but through [`util::fs`](crate::util::fs); no clock, no randomness of its own.
 
 pub(crate) mod cache;
-#[cfg(feature = "lsm-preview")]
 mod catalogue;
-#[cfg(feature = "lsm-preview")]
 mod checkpoint;
-#[cfg(feature = "lsm-preview")]
 mod compact;
-#[cfg(feature = "lsm-preview")]
 pub(crate) mod compaction;
-#[cfg(feature = "lsm-preview")]
 mod engine;
-#[cfg(feature = "lsm-preview")]
 mod environment;
-#[cfg(feature = "lsm-preview")]
 pub(crate) mod files;
-#[cfg(feature = "lsm-preview")]
 mod flush;
 pub(crate) mod key;
-#[cfg(feature = "lsm-preview")]
 pub(crate) mod level;
-#[cfg(feature = "lsm-preview")]
 pub(crate) mod manifest;
-#[cfg(feature = "lsm-preview")]
 mod memtable;
-#[cfg(feature = "lsm-preview")]
 mod merge;
 pub(crate) mod options;
-#[cfg(feature = "lsm-preview")]
 mod read;
-#[cfg(feature = "lsm-preview")]
 mod recovery;
-#[cfg(feature = "lsm-preview")]
 mod scan;
-#[cfg(feature = "lsm-preview")]
 mod settings;
-#[cfg(feature = "lsm-preview")]
 mod shared;
-#[cfg(feature = "lsm-preview")]
 mod status;
 pub(crate) mod table;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(all(test, feature = "lsm-preview"))]
+#[cfg(test)]
 mod tests;
-#[cfg(feature = "lsm-preview")]
 mod tree;
-#[cfg(feature = "lsm-preview")]
 pub(crate) mod version;
-#[cfg(feature = "lsm-preview")]
 mod worker;
-#[cfg(feature = "lsm-preview")]
 mod write;
 
-#[cfg(feature = "lsm-preview")]
 pub use self::environment::LsmEnvironment;
-#[cfg(feature = "lsm-preview")]
 pub use self::settings::LsmOptions;

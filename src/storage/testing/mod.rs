@@ -15,12 +15,10 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-#[cfg(feature = "lsm-preview")]
 use super::lsm::{LsmEnvironment, LsmOptions};
 use super::memory::MemoryEnvironment;
 use super::sled::{SledEnvironment, SledOptions};
 use super::{Environment, KeyRange, Reader, Result, StorageEngine, WriteBatch};
-#[cfg(feature = "lsm-preview")]
 use crate::util::fs::RealFileSystem;
 use crate::util::time::Timestamp;
 
@@ -50,7 +48,6 @@ pub(crate) const SLED: Subject = Subject {
     counts_exactly: true,
 };
 
-#[cfg(feature = "lsm-preview")]
 pub(crate) const LSM: Subject = Subject {
     kind: "lsm",
     open: |directory| open_lsm(directory, LsmOptions::new(rand::random())),
@@ -58,7 +55,6 @@ pub(crate) const LSM: Subject = Subject {
     counts_exactly: false,
 };
 
-#[cfg(feature = "lsm-preview")]
 /// Another shape at each opening, so small that everything happens often: flushes, compactions, segments of the log.
 pub(crate) const LSM_TINY: Subject = Subject {
     kind: "lsm",
@@ -71,7 +67,6 @@ pub(crate) const LSM_TINY: Subject = Subject {
     counts_exactly: false,
 };
 
-#[cfg(feature = "lsm-preview")]
 fn open_lsm(directory: &Path, options: LsmOptions) -> Result<Arc<dyn Environment>> {
     let fs = Arc::new(RealFileSystem);
     Ok(Arc::new(LsmEnvironment::open(fs, directory, options)?))
@@ -86,11 +81,9 @@ macro_rules! on_each_engine {
         mod sled {
             $(#[test] fn $story() { super::$story(&$crate::storage::testing::SLED); })*
         }
-        #[cfg(feature = "lsm-preview")]
         mod lsm {
             $(#[test] fn $story() { super::$story(&$crate::storage::testing::LSM); })*
         }
-        #[cfg(feature = "lsm-preview")]
         mod lsm_tiny {
             $(#[test] fn $story() { super::$story(&$crate::storage::testing::LSM_TINY); })*
         }
