@@ -66,13 +66,15 @@ struct Writer {
     random: u64,
 }
 
-/// Memory of a list, in bytes.
+/// What an insertion has made of a list.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ListBytes {
-    /// Taken from the allocator.
-    pub(super) allocated: usize,
-    /// Used by nodes.
-    pub(super) used: usize,
+pub(super) struct Inserted<'a> {
+    /// Memory that the list has taken from the allocator, in bytes.
+    pub(super) allocated_bytes: usize,
+    /// Memory of its nodes, in bytes.
+    pub(super) used_bytes: usize,
+    /// The entry of the same key that was the newest before.
+    pub(super) replaced: Option<InternalEntry<'a>>,
 }
 
 // SAFETY: nodes are immutable but for their towers, which are atomic; they live in the arena of `writer`, which is
@@ -153,8 +155,8 @@ impl List {
         }
     }
 
-    /// Inserts an entry; no entry of the list may have the same key and seqno. Returns what memory the list has now.
-    pub(super) fn insert(&self, entry: &InternalEntry<'_>) -> ListBytes {
+    /// Inserts an entry; no entry of the list may have the same key and seqno, nor the same key and a later one.
+    pub(super) fn insert(&self, entry: &InternalEntry<'_>) -> Inserted<'_> {
         let mut writer = self.writer.lock();
         let writer = &mut *writer;
         let (prefix, ordinal) = (prefix_of(entry.key), entry.ordinal());
@@ -168,7 +170,13 @@ impl List {
             before.store(node.0.cast_mut(), Memory::Release);
             writer.splice[level] = Some(node);
         }
-        ListBytes { allocated: writer.arena.bytes(), used: writer.arena.used_bytes() }
+        // Of one key the newest entry comes first.
+        let next = self.after(node).map(|next| self.entry(next));
+        Inserted {
+            allocated_bytes: writer.arena.bytes(),
+            used_bytes: writer.arena.used_bytes(),
+            replaced: next.filter(|next| next.key == entry.key),
+        }
     }
 
     /// The first node at or after (`key`, `ordinal`).

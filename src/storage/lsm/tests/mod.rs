@@ -1,6 +1,7 @@
 //! The engine as a whole: what only it can show. Everything here runs on the simulated file system and on one thread, so
 //! that a run repeats exactly: the background is driven by the workload.
 
+mod budgets;
 mod crash;
 mod faults;
 mod life;
