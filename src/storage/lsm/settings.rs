@@ -58,7 +58,7 @@ impl LsmOptions {
             log_segment_bytes: 64 << 20,
             log_bytes_max: 512 << 20,
             compaction: true,
-            compaction_interval: Duration::from_secs(300),
+            compaction_interval: Duration::from_mins(5),
             threads: std::thread::available_parallelism().map_or(2, usize::from).max(2),
             disk_reserve_bytes: 16 << 20,
             seed,

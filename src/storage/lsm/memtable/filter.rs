@@ -134,7 +134,7 @@ mod tests {
         let (keys, key_bytes) = (60_000, 100);
         let mut sizes = Vec::new();
         for number in 0..keys {
-            let used_bytes = (number as usize + 1) * key_bytes;
+            let used_bytes = usize::try_from(number + 1).expect("few") * key_bytes;
             filter.add(hash(number), used_bytes, |add| (0..number).for_each(|key| add(hash(key))));
             if sizes.last() != Some(&filter.bytes()) {
                 sizes.push(filter.bytes());
@@ -145,7 +145,10 @@ mod tests {
         assert_eq!(sizes, [stages[0], stages[0] + stages[1], stages.iter().sum()]);
         assert!((0..keys).all(|key| filter.may_contain(hash(key))));
         let wrong = (keys..2 * keys).filter(|&key| filter.may_contain(hash(key))).count();
-        assert!(wrong < keys as usize / 50, "{wrong} of {keys} missing keys may be there");
+        assert!(
+            wrong * 50 < usize::try_from(keys).expect("few"),
+            "{wrong} of {keys} missing keys may be there"
+        );
     }
 
     #[test]

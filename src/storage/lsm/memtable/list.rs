@@ -115,11 +115,11 @@ impl Node {
         self.bytes(0, usize::from(self.header().key_bytes))
     }
 
-    pub(super) fn ordinal(&self) -> Ordinal {
+    pub(super) fn ordinal(self) -> Ordinal {
         Ordinal::from_u64(self.header().ordinal)
     }
 
-    fn compare(&self, prefix: u64, key: &[u8], ordinal: Ordinal) -> Ordering {
+    fn compare(self, prefix: u64, key: &[u8], ordinal: Ordinal) -> Ordering {
         self.header()
             .prefix
             .cmp(&prefix)
@@ -228,6 +228,7 @@ impl List {
     }
 
     /// What is in a node of this list.
+    #[expect(clippy::unused_self, reason = "the borrow of the list keeps its nodes alive")]
     pub(super) fn entry(&self, node: Node) -> InternalEntry<'_> {
         let header = node.header();
         let (key_bytes, value_bytes) = (usize::from(header.key_bytes), header.value_bytes as usize);
@@ -312,7 +313,7 @@ impl Writer {
         self.random ^= self.random << 17;
         let mut bits = self.random;
         let mut height = 1;
-        while height < HEIGHT_MAX && bits % BRANCHING == 0 {
+        while height < HEIGHT_MAX && bits.is_multiple_of(BRANCHING) {
             height += 1;
             bits /= BRANCHING;
         }

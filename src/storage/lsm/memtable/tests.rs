@@ -116,7 +116,7 @@ fn walked(memtable: &Memtable, range: KeyRange<'_>, forward: bool) -> Vec<Found>
     let mut cursor = MemtableCursor::new(memtable, range);
     let mut found = Vec::new();
     let mut there = if forward { cursor.seek_to_first() } else { cursor.seek_to_last() };
-    while there.expect("memory does not fail") {
+    while there {
         let entry = cursor.entry().expect("it stands on one");
         found.push((entry.key.to_vec(), entry.seqno.0, entry.value.to_vec()));
         there = if forward { cursor.next() } else { cursor.prev() };
