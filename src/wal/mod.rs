@@ -133,6 +133,16 @@ impl Position {
         Self { segment: (number >> 32) as u32, offset: number as u32 }
     }
 
+    /// The name of the file that it is in.
+    pub fn file_name(self) -> String {
+        segment::segment_name(self.segment)
+    }
+
+    /// Where it is in that file, in bytes.
+    pub const fn offset(self) -> u64 {
+        self.offset as u64
+    }
+
     const fn new(segment: u32, offset: u32) -> Self {
         Self { segment, offset }
     }
@@ -280,6 +290,20 @@ impl Wal {
             Background::Caller => Vec::new(),
         };
         Ok((Self { shared, threads, _lock: lock }, recovery))
+    }
+
+    /// Hands every record of the log in `dir` to `visit` and judges its end, as [`open`](Self::open) does, but changes
+    /// nothing: what would be cut is only reported. Nobody may have the log open.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open).
+    pub fn inspect<E: From<Error>>(
+        fs: &dyn FileSystem,
+        dir: &Path,
+        visit: impl FnMut(RecordRef<'_>) -> Result<(), E>,
+    ) -> Result<Recovery, E> {
+        recovery::inspect(fs, dir, visit)
     }
 
     /// Adds a record, the concatenation of `parts`. It is in the buffer, and safe against nothing yet. Concurrent

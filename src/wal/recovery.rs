@@ -129,14 +129,35 @@ pub(super) fn recover<E: From<Error>>(
     options: Options,
     mut visit: impl FnMut(RecordRef<'_>) -> Result<(), E>,
 ) -> Result<(Shared, Recovery), E> {
-    let Files { found, temporary } = find_files(&*fs, &dir)?;
-    check_chain(&found)?;
-    let replayed = replay(&found, &mut visit)?;
+    let (files, replayed) = read(&*fs, &dir, &mut visit)?;
+    Ok(repair(fs, dir, options, files, &replayed)?)
+}
+
+/// Reads and judges the log in `dir` as an opening would, and changes nothing.
+pub(super) fn inspect<E: From<Error>>(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    mut visit: impl FnMut(RecordRef<'_>) -> Result<(), E>,
+) -> Result<Recovery, E> {
+    let (files, replayed) = read(fs, dir, &mut visit)?;
+    Ok(replayed.report(&files.found))
+}
+
+/// Steps 1 to 4.
+fn read<E: From<Error>>(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    visit: &mut impl FnMut(RecordRef<'_>) -> Result<(), E>,
+) -> Result<(Files, Replayed), E> {
+    let files = find_files(fs, dir)?;
+    let found = &files.found;
+    check_chain(found)?;
+    let replayed = replay(found, visit)?;
     let beyond = found.iter().map(|found| &found.segment);
     let beyond: Vec<&Segment> =
         beyond.filter(|segment| segment.number >= replayed.stop.position.segment).collect();
     judge(&beyond, &replayed.stop)?;
-    Ok(repair(fs, dir, options, Files { found, temporary }, &replayed)?)
+    Ok((files, replayed))
 }
 
 /// Step 1.

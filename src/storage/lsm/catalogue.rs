@@ -20,7 +20,8 @@ use crate::storage::{Error, Result, check_name};
 use crate::util::coding::{Cursor, put_slice};
 use crate::util::fs::{FileSystem, read_file, replace_file};
 
-const FILE_NAME: &str = "catalogue";
+/// Name of the file.
+pub(super) const FILE_NAME: &str = "catalogue";
 const MAGIC: &[u8; 8] = b"kvLSMcat";
 const VERSION: u32 = 1;
 

@@ -118,24 +118,10 @@ fn replay(shared: &Shared, path: &Path, engines: &Engines) -> Result<Wal> {
 impl Engine {
     /// Step 3, for one record.
     fn replay(&self, path: &Path, record: &RecordRef<'_>) -> Result<()> {
-        let damaged = |detail: String| Error::corruption(path, record.position.as_u64(), detail);
-        if record.kind != KIND_BATCH {
-            return Err(damaged(format!("an engine's record of unknown kind {}", record.kind.0)));
-        }
-        let (first, batch) = decode(record.body)
-            .ok_or_else(|| damaged("the record of a batch is malformed".to_owned()))?;
-        let last = Seqno(first.0 + batch.len().max(1) as u64 - 1);
         let newest = self.writer.lock().last;
-        if last <= newest {
+        let Some(Logged { first, last, batch }) = Logged::after(newest, path, record)? else {
             return Ok(());
-        }
-        if first.0 != newest.0 + 1 {
-            let (engine, after) = (self.id().0, newest.0);
-            return Err(damaged(format!(
-                "write {} of engine {engine} follows write {after}: those between are missing",
-                first.0
-            )));
-        }
+        };
         if self.tree().active.used_bytes() >= self.shared.options.memtable_bytes {
             self.flush_for_replay_before(record)?;
         }
@@ -155,6 +141,54 @@ impl Engine {
         self.seal(&mut self.writer.lock(), record.position);
         self.flush_sealed()
     }
+}
+
+/// A batch as it was logged.
+#[derive(Debug)]
+pub(super) struct Logged {
+    pub(super) first: Seqno,
+    pub(super) last: Seqno,
+    pub(super) batch: WriteBatch,
+}
+
+impl Logged {
+    /// Reads `record` of the log in `path`, whose engine has everything up to `newest`; `None`: that one as well.
+    /// [`Error::Corruption`] when it is none, or not the next.
+    pub(super) fn after(
+        newest: Seqno,
+        path: &Path,
+        record: &RecordRef<'_>,
+    ) -> Result<Option<Self>> {
+        let logged = Self::read(path, record)?;
+        if logged.last <= newest {
+            return Ok(None);
+        }
+        if logged.first.0 != newest.0 + 1 {
+            let (first, engine, after) = (logged.first.0, record.owner.0, newest.0);
+            let detail = format!(
+                "write {first} of engine {engine} follows write {after}: those between are missing"
+            );
+            return Err(damaged(path, record, detail));
+        }
+        Ok(Some(logged))
+    }
+
+    /// Reads `record` of the log in `path`. [`Error::Corruption`] when it is none.
+    pub(super) fn read(path: &Path, record: &RecordRef<'_>) -> Result<Self> {
+        let damaged = |detail: String| damaged(path, record, detail);
+        if record.kind != KIND_BATCH {
+            return Err(damaged(format!("an engine's record of unknown kind {}", record.kind.0)));
+        }
+        let (first, batch) = decode(record.body)
+            .ok_or_else(|| damaged("the record of a batch is malformed".to_owned()))?;
+        let last = Seqno(first.0 + batch.len().max(1) as u64 - 1);
+        Ok(Self { first, last, batch })
+    }
+}
+
+fn damaged(log: &Path, record: &RecordRef<'_>, detail: String) -> Error {
+    let position = record.position;
+    Error::corruption(log.join(position.file_name()), position.offset(), detail)
 }
 
 fn decode(body: &[u8]) -> Option<(Seqno, WriteBatch)> {

@@ -43,13 +43,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub(super) use self::edit::{decode as decode_edit, encode as encode_edit};
 use self::record::{HEADER_BYTES, MARK_BYTES, encode_header, put};
+pub(super) use self::recovery::find;
 use super::files::{FileNumber, TableDirectory};
 use super::version::{Version, VersionEdit};
 use crate::storage::{Error, Result};
 use crate::util::fs::{File, is_disk_full, replace_file};
 
 /// Says which manifest it is.
-const CURRENT: &str = "CURRENT";
+pub(super) const CURRENT: &str = "CURRENT";
 
 /// Space is reserved in steps of this.
 const RESERVE_BYTES: u64 = 64 << 10;

@@ -27,12 +27,8 @@ const TEMPORARY: &str = ".tmp";
 impl Manifest {
     /// Opens the manifest of the directory. Files that it does not name are removed.
     pub(crate) fn open(directory: &Arc<TableDirectory>) -> Result<Self> {
-        let number = read_current(directory)?;
+        let Found { number, version, snapshot_end, end, is_torn } = find(directory)?;
         let path = directory.path().join(number.manifest_name());
-        let bytes = read(directory, &number.manifest_name(), MANIFEST_BYTES_MAX)?;
-        let corruption = |(at, why): (usize, String)| Error::corruption(&path, at as u64, why);
-        let records = parse(&bytes, number).map_err(corruption)?;
-        let version = replay(&records, directory).map_err(corruption)?;
         let names = list(directory)?;
         check_tables(directory, &version, &names)?;
 
@@ -41,17 +37,43 @@ impl Manifest {
             move |error| Error::io(operation, path, error)
         };
         let file = directory.fs().open_write(&path).map_err(io("open"))?;
-        if records.torn {
-            file.truncate(records.end as u64).map_err(io("truncate"))?;
+        if is_torn {
+            file.truncate(end).map_err(io("truncate"))?;
         }
         file.sync_data().map_err(io("sync"))?;
         directory.sync()?;
         remove_orphans(directory, number, &version, &names)?;
-        let (snapshot_end, end) = (records.snapshot_end as u64, records.end as u64);
         // Zeros that follow need not be reserved space: a copy of the file may have holes.
         let current = Current { file, number, snapshot_end, end, reserved: end };
         Ok(Self::new(directory, version, current))
     }
+}
+
+/// What the manifest in use says, which is not changed.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its number.
+    pub(crate) number: FileNumber,
+    /// The tree. Whether its tables are there is not known.
+    pub(crate) version: Version,
+    /// Where its snapshot ends.
+    pub(crate) snapshot_end: u64,
+    /// Where its last edit ends.
+    pub(crate) end: u64,
+    /// Whether something follows that a crash has torn, and the next opening cuts.
+    pub(crate) is_torn: bool,
+}
+
+/// Reads and checks the manifest in use.
+pub(crate) fn find(directory: &Arc<TableDirectory>) -> Result<Found> {
+    let number = read_current(directory)?;
+    let path = directory.path().join(number.manifest_name());
+    let bytes = read(directory, &number.manifest_name(), MANIFEST_BYTES_MAX)?;
+    let corruption = |(at, why): (usize, String)| Error::corruption(&path, at as u64, why);
+    let records = parse(&bytes, number).map_err(corruption)?;
+    let version = replay(&records, directory).map_err(corruption)?;
+    let (snapshot_end, end) = (records.snapshot_end as u64, records.end as u64);
+    Ok(Found { number, version, snapshot_end, end, is_torn: records.torn })
 }
 
 /// The number of the manifest in use.
