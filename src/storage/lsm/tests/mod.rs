@@ -4,6 +4,7 @@
 mod budgets;
 mod crash;
 mod faults;
+mod fixtures;
 mod life;
 
 use std::collections::BTreeMap;
