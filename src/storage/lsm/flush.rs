@@ -72,7 +72,9 @@ impl Engine {
         let log = sealed.log_end.max(before.log);
         let mut edit =
             VersionEdit { flushed: Some(Flushed { seqno, clock, log }), ..VersionEdit::default() };
-        if !sealed.memtable.is_empty() {
+        if sealed.memtable.is_empty() {
+            self.commit_edit(&edit)?;
+        } else {
             let (number, uid) = self.directory.allocate();
             let path = self.directory.table_path(number);
             let written = self.write_table(&path, uid, &sealed.memtable);
@@ -88,8 +90,6 @@ impl Engine {
                 }
                 return Err(error);
             }
-        } else {
-            self.commit_edit(&edit)?;
         }
         self.note_durable(seqno);
         if let Some(owner_log) = self.shared.log() {
@@ -114,7 +114,7 @@ impl Engine {
         let mut cursor = MemtableCursor::new(memtable, KeyRange::ALL);
         let mut last: Option<Vec<u8>> = None;
         let newest = memtable.moment().seqno;
-        let mut there = cursor.seek_to_first()?;
+        let mut there = cursor.seek_to_first();
         while there && let Some(entry) = cursor.entry() {
             if last.as_deref() != Some(entry.key) {
                 let key = last.get_or_insert_default();
@@ -125,7 +125,7 @@ impl Engine {
                     builder.add(&entry, KeyHash::of(entry.key))?;
                 }
             }
-            there = cursor.next()?;
+            there = cursor.next();
         }
         for run in memtable.range_deletions().iter() {
             for (start, end, seqno) in &run.deletions {

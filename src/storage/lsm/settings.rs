@@ -50,7 +50,7 @@ impl LsmOptions {
             log_segment_bytes: 64 << 20,
             log_bytes_max: 512 << 20,
             compaction: true,
-            compaction_interval: Duration::from_secs(300),
+            compaction_interval: Duration::from_mins(5),
             threads: std::thread::available_parallelism().map_or(2, usize::from).max(2),
             seed,
             picker: PickerOptions::default(),
@@ -86,6 +86,7 @@ impl LsmOptions {
     }
 
     /// As settings of a whole environment bend the layout that suits a level.
+    #[expect(clippy::unused_self, reason = "nothing is bent yet")]
     pub(super) fn table_options(&self, options: TableOptions) -> TableOptions {
         options
     }

@@ -83,6 +83,7 @@ unsafe impl Sync for List {}
 // SAFETY: a node is a shared reference to immutable memory of a list that is `Sync`.
 unsafe impl Send for Node {}
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what is handed out borrows the node")]
 impl Node {
     /// # Safety
     ///
@@ -220,6 +221,7 @@ impl List {
     }
 
     /// What is in a node of this list.
+    #[expect(clippy::unused_self, reason = "its memory lives as long as this borrow")]
     pub(super) fn entry(&self, node: Node) -> InternalEntry<'_> {
         let header = node.header();
         let (key_bytes, value_bytes) = (usize::from(header.key_bytes), header.value_bytes as usize);
@@ -304,7 +306,7 @@ impl Writer {
         self.random ^= self.random << 17;
         let mut bits = self.random;
         let mut height = 1;
-        while height < HEIGHT_MAX && bits % BRANCHING == 0 {
+        while height < HEIGHT_MAX && bits.is_multiple_of(BRANCHING) {
             height += 1;
             bits /= BRANCHING;
         }

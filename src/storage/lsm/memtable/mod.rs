@@ -26,7 +26,7 @@ pub(super) use self::list::prefix_of;
 use self::list::{List, Node};
 pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
-use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Result, Seqno, WriteBatch};
+use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Seqno, WriteBatch};
 use crate::util::time::Timestamp;
 
 /// Figures of a memtable.
@@ -113,7 +113,7 @@ impl Memtable {
             let clock = self.clock.load(Ordering::Relaxed);
             // The loads above stay above.
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.turn.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.turn.load(Ordering::Relaxed) == before {
                 return Moment { seqno: Seqno(seqno), clock: Timestamp::from_millis(clock) };
             }
             // The writer is between two stores; only if it lost its processor there, this takes longer.
@@ -218,8 +218,8 @@ impl Memtable {
     }
 
     fn note_bytes(&self, allocated: usize, used: usize) {
-        let range_deletions = self.counts[2].load(Ordering::Relaxed) as usize;
-        let deletions = if range_deletions == 0 { 0 } else { self.deletions.bytes() };
+        let has_deletions = self.counts[2].load(Ordering::Relaxed) > 0;
+        let deletions = if has_deletions { self.deletions.bytes() } else { 0 };
         self.bytes.store(self.filter.bytes() + allocated + deletions, Ordering::Relaxed);
         self.used_bytes.store(used + deletions, Ordering::Relaxed);
     }
@@ -264,40 +264,40 @@ impl<T: Deref<Target = Memtable>> MemtableCursor<T> {
     }
 
     /// To the first entry within bounds.
-    pub(super) fn seek_to_first(&mut self) -> Result<bool> {
+    pub(super) fn seek_to_first(&mut self) -> bool {
         self.node = self.memtable.list.lower_bound(&self.lower, Ordinal::FIRST);
-        Ok(self.check_upper())
+        self.check_upper()
     }
 
     /// To the first entry of `key` that a read at `at` sees, or the first entry of a later key.
-    pub(super) fn seek(&mut self, key: &[u8], at: Seqno) -> Result<bool> {
+    pub(super) fn seek(&mut self, key: &[u8], at: Seqno) -> bool {
         if key < &self.lower[..] {
             return self.seek_to_first();
         }
         self.node = self.memtable.list.lower_bound(key, Ordinal::seek(at));
-        Ok(self.check_upper())
+        self.check_upper()
     }
 
     /// To the last entry within bounds.
-    pub(super) fn seek_to_last(&mut self) -> Result<bool> {
+    pub(super) fn seek_to_last(&mut self) -> bool {
         self.node = match &self.upper {
             Some(upper) => self.memtable.list.last_before_key(upper, Ordinal::FIRST),
             None => self.memtable.list.last(),
         };
-        Ok(self.check_lower())
+        self.check_lower()
     }
 
     /// To the next entry.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<bool> {
+    pub(super) fn next(&mut self) -> bool {
         self.node = self.node.and_then(|node| self.memtable.list.after(node));
-        Ok(self.check_upper())
+        self.check_upper()
     }
 
     /// To the entry before.
-    pub(super) fn prev(&mut self) -> Result<bool> {
+    pub(super) fn prev(&mut self) -> bool {
         self.node = self.node.and_then(|node| self.memtable.list.before(node));
-        Ok(self.check_lower())
+        self.check_lower()
     }
 
     #[inline]

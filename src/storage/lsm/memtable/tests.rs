@@ -116,7 +116,7 @@ fn walked(memtable: &Memtable, range: KeyRange<'_>, forward: bool) -> Vec<Found>
     let mut cursor = MemtableCursor::new(memtable, range);
     let mut found = Vec::new();
     let mut there = if forward { cursor.seek_to_first() } else { cursor.seek_to_last() };
-    while there.expect("memory does not fail") {
+    while there {
         let entry = cursor.entry().expect("it stands on one");
         found.push((entry.key.to_vec(), entry.seqno.0, entry.value.to_vec()));
         there = if forward { cursor.next() } else { cursor.prev() };
@@ -155,7 +155,7 @@ proptest! {
             let newest = newest.map(|(_, seqno)| seqno.to_le_bytes().to_vec());
             prop_assert_eq!(value(&memtable, key, at), newest);
             let next = model.range((key.clone(), !at)..).next().map(|((key, _), seqno)| (key, *seqno));
-            cursor.seek(key, Seqno(at)).expect("memory does not fail");
+            cursor.seek(key, Seqno(at));
             let found = cursor.entry().map(|entry| (entry.key.to_vec(), entry.seqno.0));
             prop_assert_eq!(found, next.map(|(key, seqno)| (key.clone(), seqno)));
         }

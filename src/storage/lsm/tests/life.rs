@@ -82,7 +82,10 @@ fn records_that_are_missing_from_the_log_are_corruption() {
     }
     let log = Path::new(DIRECTORY).join("wal");
     let names = fs.list(&log).expect("lists");
-    let oldest = names.iter().find(|name| name.ends_with(".wal")).expect("there are segments");
+    let oldest = names
+        .iter()
+        .find(|name| Path::new(name).extension().is_some_and(|extension| extension == "wal"))
+        .expect("there are segments");
     fs.remove(&log.join(oldest)).expect("removes");
     let error = LsmEnvironment::open(Arc::new(fs), DIRECTORY, options()).expect_err("a gap");
     assert!(matches!(&error, Error::Corruption { .. }), "{error}");
