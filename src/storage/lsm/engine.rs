@@ -83,7 +83,7 @@ impl Engine {
         let version = Arc::clone(manifest.version());
         let flushed = version.flushed();
         let moment = Moment { seqno: flushed.seqno, clock: flushed.clock };
-        let active = Arc::new(Memtable::new(shared.options.memtable_bytes, moment));
+        let active = Arc::new(Memtable::new(moment));
         let pacer = Pacer::new(shared.options.pacer.clone());
         let engine = Arc::new(Self {
             id,
@@ -165,8 +165,7 @@ impl Engine {
     pub(super) fn seal(&self, _writer: &mut Writer, log_end: Position) {
         let _switch = self.switch.lock();
         let tree = self.tree.load();
-        let bytes = self.shared.options.memtable_bytes;
-        let active = Arc::new(Memtable::new(bytes, tree.moment()));
+        let active = Arc::new(tree.active.next());
         self.tree.store(Arc::new(tree.with_active(active, log_end)));
         self.report_load();
     }

@@ -106,6 +106,11 @@ pub(crate) fn compare(a: (&[u8], Ordinal), b: (&[u8], Ordinal)) -> Ordering {
     a.0.cmp(b.0).then(a.1.cmp(&b.1))
 }
 
+/// Bytes that `a` and `b` both begin with.
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 /// Appends an internal key as bytes.
 pub(crate) fn put_internal(buffer: &mut Vec<u8>, key: &[u8], ordinal: Ordinal) {
     buffer.extend_from_slice(key);
