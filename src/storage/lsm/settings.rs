@@ -28,8 +28,9 @@ pub struct LsmOptions {
     pub compaction: bool,
     /// How often there is a look for work that only saves space. Default 300 s.
     pub compaction_interval: Duration,
-    /// Threads for flushes and compactions, at least two; 0: none, whoever uses the environment does the work on his
-    /// own thread, for simulations. Default as many as processors.
+    /// Threads for flushes and compactions, besides one that only flushes and one that only compacts level 0; 0: none at
+    /// all, whoever uses the environment does the work on his own thread, for simulations. Default one less than
+    /// processors, at least one.
     pub threads: usize,
     /// Random, another one for each opening.
     pub seed: u64,
@@ -51,7 +52,7 @@ impl LsmOptions {
             log_bytes_max: 512 << 20,
             compaction: true,
             compaction_interval: Duration::from_mins(5),
-            threads: std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            threads: std::thread::available_parallelism().map_or(2, usize::from).max(2) - 1,
             seed,
             picker: PickerOptions::default(),
             pacer: PacerOptions::default(),
@@ -73,7 +74,7 @@ impl LsmOptions {
         options.log_segment_bytes = 1 << random.random_range(12..18);
         options.log_bytes_max = u64::from(options.log_segment_bytes) * random.random_range(1..8);
         options.compaction_interval = Duration::from_millis(random.random_range(1..200));
-        options.threads = 2 + usize::from(random.random::<bool>());
+        options.threads = random.random_range(1..4);
         options.picker.l0_tables = random.random_range(1..5);
         options.picker.base_bytes = 4 << random.random_range(10..15);
         options.picker.growth = random.random_range(2..10);

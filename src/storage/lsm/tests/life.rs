@@ -1,7 +1,7 @@
 //! An engine over its life: failures of the log, gaps in it, settings that change, engines that come and go.
 
 use super::*;
-use crate::storage::testing::{put, value};
+use crate::storage::testing::value;
 use crate::util::fs::FileSystem;
 use crate::util::fs::sim::{Effect, Fault, Operation};
 
