@@ -14,8 +14,7 @@ use super::compaction::picker::{
 use super::compaction::range_deletions;
 use super::compaction::rules::Readers;
 use super::engine::Engine;
-use super::options::TableOptions;
-use super::version::{LAST_LEVEL, Version};
+use super::version::Version;
 use crate::storage::{KeyRange, Result};
 
 /// What was picked, with the tree it was picked from. It is one of those that run until it is dropped.
@@ -163,7 +162,7 @@ impl Engine {
                     inputs,
                     to: *to,
                     readers: &present(version),
-                    layout: options.table_options(TableOptions::for_level(*to, *to == LAST_LEVEL)),
+                    layout: options.table_options(*to),
                     table_bytes: options.picker.table_bytes.min(options.table_bytes_max),
                     table_bytes_max: options.table_bytes_max,
                     abort: self.aborted(),

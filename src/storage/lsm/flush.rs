@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use super::engine::Engine;
 use super::key::KeyHash;
 use super::memtable::{Memtable, MemtableCursor, Moment};
-use super::options::TableOptions;
 use super::table::{TableBuilder, TableMetadata, TableUid};
 use super::tree::Sealed;
 use super::version::{AddedTable, Flushed, VersionEdit};
@@ -109,7 +108,7 @@ impl Engine {
         uid: TableUid,
         memtable: &Memtable,
     ) -> Result<TableMetadata> {
-        let options = self.shared.options.table_options(TableOptions::for_level(0, false));
+        let options = self.shared.options.table_options(0);
         let mut builder = TableBuilder::create(&*self.shared.fs, path, uid, options)?;
         let mut cursor = MemtableCursor::new(memtable, KeyRange::ALL);
         let mut last: Option<Vec<u8>> = None;

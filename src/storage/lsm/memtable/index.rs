@@ -95,26 +95,28 @@ impl Index {
         Found::Unknown
     }
 
-    /// Makes `node` the newest of its key, for which `is_key` holds. `hash_of` gives the hash of a node's key.
+    /// Makes `node` the newest of its key, for which `is_key` holds, and returns the one that was before. `hash_of` gives
+    /// the hash of a node's key.
     pub(super) fn insert(
         &self,
         node: Node,
         hash: KeyHash,
         is_key: impl Fn(Node) -> bool,
         hash_of: impl Fn(Node) -> KeyHash,
-    ) {
+    ) -> Option<Node> {
         let slots = self.slots_for_one_more(hash_of);
         for slot in probe(slots, hash) {
             let tagged = slot.load(Ordering::Relaxed);
-            let is_free = tagged.is_null();
-            if is_free || is_tagged(tagged, hash) && is_key(self::node(tagged)) {
+            let replaced = (!tagged.is_null()).then(|| self::node(tagged));
+            if replaced.is_none_or(|other| is_tagged(tagged, hash) && is_key(other)) {
                 // Release: whoever loads it sees the node as it was written.
                 slot.store(tag(node, hash), Ordering::Release);
-                let keys = self.keys.load(Ordering::Relaxed) + usize::from(is_free);
+                let keys = self.keys.load(Ordering::Relaxed) + usize::from(replaced.is_none());
                 self.keys.store(keys, Ordering::Relaxed);
-                return;
+                return replaced;
             }
         }
+        None
     }
 
     /// Memory that it takes.

@@ -122,13 +122,16 @@ struct Writer {
     random: u64,
 }
 
-/// Memory of a list, in bytes.
+/// What an insertion has made of a list.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ListBytes {
-    /// Taken from the allocator.
-    pub(super) allocated: usize,
-    /// Used by nodes.
-    pub(super) used: usize,
+pub(super) struct Inserted<'a> {
+    /// Memory that the list has taken from the allocator, in bytes.
+    pub(super) allocated_bytes: usize,
+    /// Memory of its nodes, in bytes.
+    pub(super) used_bytes: usize,
+    /// The entry of the same key that was the newest before, if the index knows it: what is counted by it is an
+    /// estimate.
+    pub(super) replaced: Option<InternalEntry<'a>>,
 }
 
 // SAFETY: nodes are immutable but for their towers, which are atomic; they live in the arena of `writer`, which is
@@ -229,9 +232,9 @@ impl List {
         Self { heads, start, index: Index::new(), writer: Mutex::new(writer) }
     }
 
-    /// Inserts an entry; no entry of the list may have the same key and seqno. `hash` is that of its key. Returns what
-    /// memory the list has now.
-    pub(super) fn insert(&self, entry: &InternalEntry<'_>, hash: KeyHash) -> ListBytes {
+    /// Inserts an entry; no entry of the list may have the same key and seqno, nor the same key and a later one. `hash`
+    /// is that of its key.
+    pub(super) fn insert(&self, entry: &InternalEntry<'_>, hash: KeyHash) -> Inserted<'_> {
         let mut writer = self.writer.lock();
         let writer = &mut *writer;
         let target = self.target(entry.key, entry.ordinal());
@@ -250,9 +253,13 @@ impl List {
             writer.splice[level] = Some(node);
         }
         let is_key = |other: Node| other.key() == entry.key;
-        self.index.insert(node, hash, is_key, |other| KeyHash::of(other.key()));
+        let replaced = self.index.insert(node, hash, is_key, |other| KeyHash::of(other.key()));
         let arena = &writer.arena;
-        ListBytes { allocated: arena.bytes() + self.index.bytes(), used: arena.used_bytes() }
+        Inserted {
+            allocated_bytes: arena.bytes() + self.index.bytes(),
+            used_bytes: arena.used_bytes(),
+            replaced: replaced.map(|replaced| self.entry(replaced)),
+        }
     }
 
     /// The first node of `key` at or after `ordinal`. `hash` is that of the key.

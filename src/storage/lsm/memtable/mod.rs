@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use self::deletions::Deletions;
 pub(super) use self::deletions::Runs;
 pub(super) use self::list::prefix_of;
-use self::list::{Heads, List, Node};
+use self::list::{Heads, Inserted, List, Node};
 pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
 use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Seqno, WriteBatch};
@@ -33,14 +33,14 @@ use crate::util::time::Timestamp;
 pub(super) struct Counts {
     /// Entries of all kinds.
     pub(super) entries: u64,
-    /// Of kind Delete.
-    pub(super) deletions: u64,
     /// Range deletions.
     pub(super) range_deletions: u64,
-    /// Stored values, without those of reserved keys.
-    pub(super) puts: u64,
-    /// Bytes of their keys and values.
-    pub(super) put_bytes: u64,
+    /// Keys whose newest entry is a value, without reserved ones.
+    pub(super) keys: u64,
+    /// Bytes of them and of those values.
+    pub(super) key_value_bytes: u64,
+    /// Keys that were deleted without having had a value here, without reserved ones: what may hide a key elsewhere.
+    pub(super) deletions: u64,
 }
 
 /// See the [module](self).
@@ -173,9 +173,9 @@ impl Memtable {
 
     /// The figures now.
     pub(super) fn counts(&self) -> Counts {
-        let [entries, deletions, range_deletions, puts, put_bytes] =
+        let [entries, range_deletions, keys, key_value_bytes, deletions] =
             self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Counts { entries, deletions, range_deletions, puts, put_bytes }
+        Counts { entries, range_deletions, keys, key_value_bytes, deletions }
     }
 
     /// The earliest and the latest expiry of its entries.
@@ -186,19 +186,32 @@ impl Memtable {
     }
 
     fn insert(&self, entry: &InternalEntry<'_>) {
-        let bytes = self.list.insert(entry, KeyHash::of(entry.key));
-        self.note_bytes(bytes.allocated, bytes.used);
-        let [entries, deletions, _, puts, put_bytes] = &self.counts;
+        let hash = KeyHash::of(entry.key);
+        let Inserted { allocated_bytes, used_bytes, replaced } = self.list.insert(entry, hash);
+        self.note_bytes(allocated_bytes, used_bytes);
+        let [entries, ..] = &self.counts;
         add(entries, 1);
-        if entry.kind == Kind::Delete {
-            add(deletions, 1);
-        } else if entry.key.first() != Some(&RESERVED_PREFIX) {
-            add(puts, 1);
-            add(put_bytes, (entry.key.len() + entry.value.len()) as u64);
+        if entry.key.first() != Some(&RESERVED_PREFIX) {
+            self.count(entry, replaced);
         }
         if let Some(expires_at) = entry.expires_at.map(Timestamp::as_millis) {
             self.earliest_expiry.fetch_min(expires_at, Ordering::Relaxed);
             self.latest_expiry.fetch_max(expires_at.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, entry: &InternalEntry<'_>, replaced: Option<InternalEntry<'_>>) {
+        let [.., keys, key_value_bytes, deletions] = &self.counts;
+        let bytes = |entry: &InternalEntry<'_>| (entry.key.len() + entry.value.len()) as u64;
+        if let Some(replaced) = replaced.filter(|replaced| replaced.kind != Kind::Delete) {
+            subtract(keys, 1);
+            subtract(key_value_bytes, bytes(&replaced));
+        } else if replaced.is_none() && entry.kind == Kind::Delete {
+            add(deletions, 1);
+        }
+        if entry.kind != Kind::Delete {
+            add(keys, 1);
+            add(key_value_bytes, bytes(entry));
         }
     }
 
@@ -207,15 +220,16 @@ impl Memtable {
             return;
         }
         self.deletions.add(start, end, seqno);
-        let [_, _, range_deletions, ..] = &self.counts;
+        let [_, range_deletions, ..] = &self.counts;
         add(range_deletions, 1);
         self.used_bytes.fetch_add(start.len() + end.len() + 64, Ordering::Relaxed);
         self.bytes.fetch_add(2 * (start.len() + end.len() + 64), Ordering::Relaxed);
     }
 
     fn note_bytes(&self, allocated: usize, used: usize) {
-        let has_deletions = self.counts[2].load(Ordering::Relaxed) > 0;
-        let deletions = if has_deletions { self.deletions.bytes() } else { 0 };
+        let [_, range_deletions, ..] = &self.counts;
+        let any = range_deletions.load(Ordering::Relaxed) > 0;
+        let deletions = if any { self.deletions.bytes() } else { 0 };
         self.bytes.store(allocated + deletions, Ordering::Relaxed);
         self.used_bytes.store(used + deletions, Ordering::Relaxed);
     }
@@ -234,6 +248,11 @@ impl Memtable {
 /// Only one thread writes these.
 fn add(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+}
+
+/// As [`add`].
+fn subtract(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed) - by, Ordering::Relaxed);
 }
 
 /// A cursor over the entries of a memtable, forwards and backwards, within bounds; all of them, published or not. `T` is
@@ -262,15 +281,6 @@ impl<T: Deref<Target = Memtable>> MemtableCursor<T> {
     /// To the first entry within bounds.
     pub(super) fn seek_to_first(&mut self) -> bool {
         self.node = self.memtable.list.lower_bound(&self.lower, Ordinal::FIRST);
-        self.check_upper()
-    }
-
-    /// To the first entry of `key` that a read at `at` sees, or the first entry of a later key.
-    pub(super) fn seek(&mut self, key: &[u8], at: Seqno) -> bool {
-        if key < &self.lower[..] {
-            return self.seek_to_first();
-        }
-        self.node = self.memtable.list.lower_bound(key, Ordinal::seek(at));
         self.check_upper()
     }
 

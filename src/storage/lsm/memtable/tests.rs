@@ -155,15 +155,10 @@ proptest! {
         prop_assert_eq!(&walked(&memtable, range, true), &expected);
         expected.reverse();
         prop_assert_eq!(&walked(&memtable, range, false), &expected);
-        let mut cursor = MemtableCursor::new(&memtable, KeyRange::ALL);
         for key in &keys {
             let newest = model.range((key.clone(), !at)..=(key.clone(), u64::MAX)).next();
             let newest = newest.map(|(_, seqno)| seqno.to_le_bytes().to_vec());
             prop_assert_eq!(value(&memtable, key, at), newest);
-            let next = model.range((key.clone(), !at)..).next().map(|((key, _), seqno)| (key, *seqno));
-            cursor.seek(key, Seqno(at));
-            let found = cursor.entry().map(|entry| (entry.key.to_vec(), entry.seqno.0));
-            prop_assert_eq!(found, next.map(|(key, seqno)| (key.clone(), seqno)));
         }
     }
 }

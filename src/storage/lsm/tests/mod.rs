@@ -2,6 +2,7 @@
 //! `background` on one thread, so that a run repeats exactly: the background is driven by the workload.
 
 mod background;
+mod budgets;
 mod crash;
 mod faults;
 mod life;

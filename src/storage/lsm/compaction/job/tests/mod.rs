@@ -8,6 +8,8 @@ mod model;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::compaction::picker::{
