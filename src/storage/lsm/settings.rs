@@ -24,7 +24,7 @@ pub struct LsmOptions {
     pub last_level_zstd: Option<i32>,
     /// Whether writes go to a log. Without, only a flush makes them durable, and the caller replays. Default yes.
     pub log: bool,
-    /// Size of a segment of the log. Default 64 MiB.
+    /// Size of a segment of the log. Default 16 MiB: two of them lie there even when the log is empty.
     pub log_segment_bytes: u32,
     /// Above this size of the log, whoever needs its oldest segment is flushed. Default 512 MiB.
     pub log_bytes_max: u64,
@@ -56,7 +56,7 @@ impl LsmOptions {
             table_bytes_max: 100 << 20,
             last_level_zstd: None,
             log: true,
-            log_segment_bytes: 64 << 20,
+            log_segment_bytes: 16 << 20,
             log_bytes_max: 512 << 20,
             compaction: true,
             compaction_interval: Duration::from_mins(5),
