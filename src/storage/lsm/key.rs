@@ -106,6 +106,11 @@ pub(crate) fn compare(a: (&[u8], Ordinal), b: (&[u8], Ordinal)) -> Ordering {
     a.0.cmp(b.0).then(a.1.cmp(&b.1))
 }
 
+/// Bytes that `a` and `b` both begin with.
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 /// The one hash of a user key: filters and blocks use different bits of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KeyHash(pub(crate) u64);

@@ -109,7 +109,7 @@ impl Engine {
         }
         let debt = debt_bytes(&tree.version, &self.shared.options.picker);
         figures.insert("compaction_debt_bytes", debt as f64);
-        figures.insert("compacting_tables", super::compact::busy_tables(self) as f64);
+        figures.insert("compacting_tables", self.running.lock().tables() as f64);
         figures.insert("sealed_memtables", tree.sealed.len() as f64);
         EngineStatus {
             keys,

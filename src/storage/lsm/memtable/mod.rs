@@ -11,7 +11,7 @@
 
 mod arena;
 mod deletions;
-mod filter;
+mod index;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -21,9 +21,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use self::deletions::Deletions;
 pub(super) use self::deletions::Runs;
-use self::filter::Filter;
 pub(super) use self::list::prefix_of;
-use self::list::{Inserted, List, Node};
+use self::list::{Heads, Inserted, List, Node};
 pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
 use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Seqno, WriteBatch};
@@ -48,7 +47,6 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) struct Memtable {
     list: List,
-    filter: Filter,
     deletions: Deletions,
     // Written by the one writer.
     bytes: AtomicUsize,
@@ -64,15 +62,21 @@ pub(super) struct Memtable {
 }
 
 impl Memtable {
-    /// An empty one that goes on after `moment`, and is full at about `bytes`. It takes next to no memory before its first entry.
-    pub(super) fn new(bytes: usize, moment: Moment) -> Self {
-        let filter = Filter::new(bytes);
-        let bytes = AtomicUsize::new(filter.bytes());
+    /// An empty one that goes on after `moment`.
+    pub(super) fn new(moment: Moment) -> Self {
+        Self::with_heads(moment, Heads::default())
+    }
+
+    /// An empty one that goes on after this one, and expects keys like those in it.
+    pub(super) fn next(&self) -> Self {
+        Self::with_heads(self.moment(), self.list.suited_heads())
+    }
+
+    fn with_heads(moment: Moment, heads: Heads) -> Self {
         Self {
-            list: List::new(),
-            filter,
+            list: List::new(heads),
             deletions: Deletions::new(),
-            bytes,
+            bytes: AtomicUsize::new(0),
             used_bytes: AtomicUsize::new(0),
             counts: Default::default(),
             earliest_expiry: AtomicU64::new(u64::MAX),
@@ -135,15 +139,8 @@ impl Memtable {
         at: Seqno,
         visit: impl FnOnce(InternalEntry<'_>),
     ) -> bool {
-        if !self.filter.may_contain(hash) {
-            return false;
-        }
-        let Some(node) = self.list.lower_bound(key, Ordinal::seek(at)) else { return false };
-        let entry = self.list.entry(node);
-        if entry.key != key {
-            return false;
-        }
-        visit(entry);
+        let Some(node) = self.list.find(key, hash, Ordinal::seek(at)) else { return false };
+        visit(self.list.entry(node));
         true
     }
 
@@ -189,14 +186,8 @@ impl Memtable {
     }
 
     fn insert(&self, entry: &InternalEntry<'_>) {
-        let Inserted { allocated_bytes, used_bytes, replaced } = self.list.insert(entry);
-        self.filter.add(KeyHash::of(entry.key), used_bytes, |add| {
-            let mut node = self.list.first();
-            while let Some(there) = node {
-                add(KeyHash::of(self.list.entry(there).key));
-                node = self.list.after(there);
-            }
-        });
+        let hash = KeyHash::of(entry.key);
+        let Inserted { allocated_bytes, used_bytes, replaced } = self.list.insert(entry, hash);
         self.note_bytes(allocated_bytes, used_bytes);
         let [entries, ..] = &self.counts;
         add(entries, 1);
@@ -239,7 +230,7 @@ impl Memtable {
         let [_, range_deletions, ..] = &self.counts;
         let any = range_deletions.load(Ordering::Relaxed) > 0;
         let deletions = if any { self.deletions.bytes() } else { 0 };
-        self.bytes.store(self.filter.bytes() + allocated + deletions, Ordering::Relaxed);
+        self.bytes.store(allocated + deletions, Ordering::Relaxed);
         self.used_bytes.store(used + deletions, Ordering::Relaxed);
     }
 
