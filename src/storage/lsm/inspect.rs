@@ -234,7 +234,7 @@ impl Inspection {
             let version = manifest::find(&self.files_of(id))?.version;
             let flushed = version.flushed();
             let moment = Moment { seqno: flushed.seqno, clock: flushed.clock };
-            let active = Arc::new(Memtable::new(0, moment));
+            let active = Arc::new(Memtable::new(moment));
             let tree = Tree { active, sealed: Vec::new(), version: Arc::new(version) };
             trees.insert(id, (name.clone(), tree));
         }

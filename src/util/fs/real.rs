@@ -82,7 +82,7 @@ impl FileSystem for RealFileSystem {
         let path = dir.join(LOCK_FILE);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(DirLock::new(file)),
+            Ok(()) => Ok(DirLock::new(Held(file))),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -95,10 +95,21 @@ impl FileSystem for RealFileSystem {
             Err(error) => return Err(error),
         };
         match file.try_lock_shared() {
-            Ok(()) => Ok(Some(DirLock::new(file))),
+            Ok(()) => Ok(Some(DirLock::new(Held(file)))),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+/// A lock. Let go by name: closing the file is not enough while a child, which another thread is just starting, still has
+/// a copy of it.
+struct Held(fs::File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Should it fail, closing lets go as well, if later.
+        let _ = self.0.unlock();
     }
 }
 
