@@ -71,6 +71,8 @@ mod callbacks;
 mod commit;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod owners;
 mod record;
 mod recovery;

@@ -159,7 +159,7 @@ fn fill(
     Ok(file)
 }
 
-fn encode_header(number: u32, salt: u32, made_bytes: u32) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+pub(super) fn encode_header(number: u32, salt: u32, made_bytes: u32) -> [u8; SEGMENT_HEADER_BYTES as usize] {
     let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());

@@ -88,7 +88,7 @@ impl Catalogue {
         self.engines.remove(name)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.next.to_le_bytes());
@@ -102,7 +102,7 @@ impl Catalogue {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("it is cut")?;
         let Some(fields) = body.strip_prefix(MAGIC) else {
             return Err("not a catalogue: wrong magic".to_owned());

@@ -20,6 +20,8 @@ mod engine;
 mod environment;
 pub(crate) mod files;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod key;
 pub(crate) mod level;
 pub(crate) mod manifest;

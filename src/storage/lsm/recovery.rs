@@ -157,7 +157,7 @@ impl Engine {
     }
 }
 
-fn decode(body: &[u8]) -> Option<(Seqno, WriteBatch)> {
+pub(super) fn decode(body: &[u8]) -> Option<(Seqno, WriteBatch)> {
     let (first, batch) = body.split_first_chunk::<8>()?;
     let first = u64::from_le_bytes(*first);
     let in_range = (1..super::key::SEQNO_MAX.0).contains(&first);

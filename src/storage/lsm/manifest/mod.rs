@@ -30,6 +30,8 @@
 //! nor those after the edit may be removed.
 
 mod edit;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod record;
 mod recovery;
 #[cfg(test)]

@@ -105,6 +105,16 @@ fn checksum(rest: &[u8], number: FileNumber, offset: u64) -> u64 {
     xxh3_64_with_seed(rest, number.0.rotate_left(32) ^ offset)
 }
 
+/// Puts the checksum of the record at `offset` right; returns where it ends. `None` when it is cut.
+#[cfg(any(test, fuzzing))]
+pub(super) fn seal(bytes: &mut [u8], number: FileNumber, offset: usize) -> Option<usize> {
+    let length = u32::from_le_bytes(*bytes.get(offset + 8..)?.first_chunk()?);
+    let end = offset.checked_add(record_bytes(usize::try_from(length).ok()?))?;
+    let (stated, rest) = bytes.get_mut(offset..end)?.split_first_chunk_mut()?;
+    *stated = checksum(rest, number, offset as u64).to_le_bytes();
+    Some(end)
+}
+
 /// The body of the record at `offset`.
 fn record_at(bytes: &[u8], number: FileNumber, offset: usize) -> Option<&[u8]> {
     let mut cursor = Cursor::new(bytes.get(offset..)?);
