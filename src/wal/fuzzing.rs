@@ -8,8 +8,8 @@ use super::record::{
 };
 use super::segment::{SEGMENT_HEADER_BYTES, encode_header, segment_name};
 use super::{Background, Error, Kind, Level, Options, Owner, Record, Wal};
-use crate::util::fs::sim::SimFileSystem;
 use crate::util::fs::FileSystem as _;
+use crate::util::fs::sim::SimFileSystem;
 
 const DIRECTORY: &str = "/wal";
 const HEADER: usize = RECORD_HEADER_BYTES as usize;
@@ -75,7 +75,7 @@ pub fn wal_segment(data: &[u8]) {
     for (segment, number) in sealed.iter_mut().zip(1u32..) {
         let Ok(size) = u32::try_from(segment.len()) else { return };
         if let Some(header) = segment.first_chunk_mut() {
-            *header = encode_header(number, number, size);
+            *header = encode_header(number, number, size, 0);
         }
         let mut offset = SEGMENT_HEADER_BYTES as usize;
         while let Some(end) = seal_record(segment, offset, number, number) {
@@ -111,7 +111,8 @@ fn judge_log(segments: &[Vec<u8>]) {
 }
 
 fn open(fs: &SimFileSystem) -> Result<(Wal, Vec<Record>), Error> {
-    let options = Options { background: Background::Caller, segment_bytes: 4096, ..Options::new(7) };
+    let options =
+        Options { background: Background::Caller, segment_bytes: 4096, ..Options::new(7) };
     let mut seen = Vec::new();
     let (wal, _) = Wal::open::<Error>(Arc::new(fs.clone()), DIRECTORY, options, |record| {
         let body = record.body.to_vec();

@@ -58,6 +58,7 @@
 //! | read | that read fails |
 //! | bit flip below a vouched place, missing or swapped segment | open or read is refused, file and offset named |
 //! | bit flip in the last group before a crash, which nothing later vouches for | taken for a torn tail. [`Wal::close`] leaves a voucher, so it needs a crash |
+//! | the newest segment missing | the one before says that there is one: open is refused. If it was the only one, the log is empty |
 //! | the *oldest* segments missing | looks like a removal: an owner knows what it released, and finds the gap in its own numbers |
 //! | a thread panics while it writes, or a callback panics | poisoned |
 //!
@@ -133,6 +134,16 @@ impl Position {
     #[expect(clippy::cast_possible_truncation, reason = "the two halves are cut out on purpose")]
     pub const fn from_u64(number: u64) -> Self {
         Self { segment: (number >> 32) as u32, offset: number as u32 }
+    }
+
+    /// The file that it is in, of the log in `dir`.
+    pub fn file_in(self, dir: &Path) -> PathBuf {
+        dir.join(segment::segment_name(self.segment))
+    }
+
+    /// Where in that file, in bytes.
+    pub const fn offset(self) -> u64 {
+        self.offset as u64
     }
 
     const fn new(segment: u32, offset: u32) -> Self {
