@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::record::{HEADER_BYTES, encode_header, seal};
+use super::record::{HEADER_BYTES, Header, encode_header, seal};
 use super::{CURRENT, Manifest, current_text, edit};
 use crate::storage::Error;
 use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::files::{FileNumber, TableDirectory};
 use crate::storage::lsm::version::{Version, VersionEdit};
-use crate::util::fs::sim::SimFileSystem;
 use crate::util::fs::FileSystem as _;
+use crate::util::fs::sim::SimFileSystem;
 
 const DIRECTORY: &str = "/engine-1";
 const NUMBER: FileNumber = FileNumber(3);
@@ -32,10 +32,10 @@ pub fn manifest(data: &[u8]) {
     judge(data);
     let mut sealed = data.to_vec();
     // The end of the snapshot stays what it is.
-    let Some(end) = sealed.get(24..).and_then(|rest| rest.first_chunk()) else { return };
-    let end = usize::try_from(u64::from_le_bytes(*end)).unwrap_or(usize::MAX);
     let Some(header) = sealed.first_chunk_mut::<HEADER_BYTES>() else { return };
-    *header = encode_header(NUMBER, end);
+    let snapshot_end = header[24..].first_chunk().map_or(0, |end| u64::from_le_bytes(*end));
+    let made_steps = u16::from(header[14] & 1);
+    *header = encode_header(NUMBER, Header { engine: 0, made_steps, snapshot_end });
     let mut offset = HEADER_BYTES;
     while let Some(end) = seal(&mut sealed, NUMBER, offset) {
         offset = end;
