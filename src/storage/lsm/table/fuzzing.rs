@@ -8,7 +8,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::block::DataBlock;
 use super::block_builder::BlockBuilder;
 use super::filter::{FilterBuilder, FilterPiece, FilterShape, PIECE_BYTES};
-use super::format::{FOOTER_BYTES, Footer, MAGIC, SEAL_BYTES, Sealer, TableUid, VERSION, seed, unseal};
+use super::format::{
+    FOOTER_BYTES, Footer, MAGIC, SEAL_BYTES, Sealer, TableUid, VERSION, seed, unseal,
+};
 use super::index::{BlockPlace, IndexBlock, IndexBuilder};
 use super::properties::Properties;
 use super::range_deletions::RangeDeletions;
@@ -17,8 +19,8 @@ use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::key::{InternalEntry, KeyHash, Ordinal, SEQNO_MAX};
 use crate::storage::lsm::options::Compression;
 use crate::storage::{Error, KeyRange};
-use crate::util::fs::sim::SimFileSystem;
 use crate::util::fs::FileSystem as _;
+use crate::util::fs::sim::SimFileSystem;
 
 const UID: TableUid = TableUid(77);
 
@@ -175,11 +177,14 @@ fn judge(bytes: &[u8]) {
     let (forward, back) = match (forward, back) {
         (Ok(forward), Ok(back)) => (forward, back),
         (forward, back) => {
-            return assert!([forward, back].iter().filter_map(|rows| rows.as_ref().err()).all(refused));
+            return assert!(
+                [forward, back].iter().filter_map(|rows| rows.as_ref().err()).all(refused)
+            );
         }
     };
     for (key, ordinal) in forward.iter().take(200) {
-        let found = table.get(key, KeyHash::of(key), ordinal.seqno(), |entry| _ = entry.value.len());
+        let found =
+            table.get(key, KeyHash::of(key), ordinal.seqno(), |entry| _ = entry.value.len());
         assert!(found.as_ref().err().is_none_or(refused), "{found:?}");
     }
     if let Err(error) = table.verify() {

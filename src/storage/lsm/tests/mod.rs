@@ -2,7 +2,9 @@
 //! that a run repeats exactly: the background is driven by the workload.
 
 mod crash;
+mod damage;
 mod faults;
+mod kill;
 mod life;
 
 use std::collections::BTreeMap;
