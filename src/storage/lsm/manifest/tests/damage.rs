@@ -43,7 +43,7 @@ fn every_flipped_bit_is_refused_or_harmless() {
     let (fs, expected) = finished();
     let manifest = open(&fs).expect("opened");
     let name = manifest.current.number.manifest_name();
-    let mark = usize::try_from(manifest.size_bytes()).expect("small") - MARK_BYTES;
+    let mark = usize::try_from(manifest.current.end).expect("small") - MARK_BYTES;
     for file in [name.as_str(), CURRENT] {
         let length = read_file(&fs, &path(file), 1 << 20).expect("read").len();
         for at in 0..length.min(mark + 64) {
@@ -63,7 +63,7 @@ fn a_file_cut_anywhere_is_refused_and_left_alone() {
     let (fs, expected) = finished();
     let manifest = open(&fs).expect("opened");
     let name = path(&manifest.current.number.manifest_name());
-    let end = manifest.size_bytes();
+    let end = manifest.current.end;
     drop(manifest);
     let whole = fs.open_write(&name).and_then(|file| file.size()).expect("there");
     for length in (0..end + 20).chain([whole - 1]) {
@@ -98,7 +98,7 @@ fn a_lost_file_is_refused_by_its_name() {
 fn a_torn_tail_is_cleared_and_what_follows_is_written_in_its_place() {
     let (fs, expected) = finished();
     let manifest = open(&fs).expect("opened");
-    let (name, end) = (path(&manifest.current.number.manifest_name()), manifest.size_bytes());
+    let (name, end) = (path(&manifest.current.number.manifest_name()), manifest.current.end);
     drop(manifest);
     fs.open_write(&name).expect("opened").write_at(&[0xaa; 100], end).expect("written");
     let mut engine = Engine::open(&fs).expect("opened");
