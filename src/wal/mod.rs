@@ -58,6 +58,7 @@
 //! | read | that read fails |
 //! | bit flip below a vouched place, missing or swapped segment | open or read is refused, file and offset named |
 //! | bit flip in the last group before a crash, which nothing later vouches for | taken for a torn tail. [`Wal::close`] leaves a voucher, so it needs a crash |
+//! | the newest segment missing | the one before says that there is one: open is refused. If it was the only one, the log is empty |
 //! | the *oldest* segments missing | looks like a removal: an owner knows what it released, and finds the gap in its own numbers |
 //! | a thread panics while it writes, or a callback panics | poisoned |
 //!
@@ -71,6 +72,8 @@ mod callbacks;
 mod commit;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod owners;
 mod record;
 mod recovery;
@@ -133,12 +136,12 @@ impl Position {
         Self { segment: (number >> 32) as u32, offset: number as u32 }
     }
 
-    /// The name of the file that it is in.
-    pub fn file_name(self) -> String {
-        segment::segment_name(self.segment)
+    /// The file that it is in, of the log in `dir`.
+    pub fn file_in(self, dir: &Path) -> PathBuf {
+        dir.join(segment::segment_name(self.segment))
     }
 
-    /// Where it is in that file, in bytes.
+    /// Where in that file, in bytes.
     pub const fn offset(self) -> u64 {
         self.offset as u64
     }

@@ -178,7 +178,7 @@ impl Node {
         let (fs, directory) = (&*self.shared.fs, &self.shared.directory);
         if let Err(error) = next.store(fs, directory) {
             let unchanged =
-                || Catalogue::open(fs, directory).is_ok_and(|found| found == *catalogue);
+                || matches!(Catalogue::open(fs, directory), Ok(Some(found)) if found == *catalogue);
             if !matches!(error, Error::DiskFull { .. }) || !unchanged() {
                 self.shared.failure.set(&error.to_string());
             }

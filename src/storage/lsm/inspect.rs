@@ -137,7 +137,7 @@ impl Inspection {
     /// Reads every byte of every file and checks it.
     pub fn verify(&self) -> Verification {
         let mut found = Verification::default();
-        let catalogue = found.note(Catalogue::open(&*self.fs, &self.directory));
+        let catalogue = found.note(self.catalogue());
         found.count(&*self.fs, &self.directory.join(super::catalogue::FILE_NAME));
         let named: BTreeSet<EngineId> =
             catalogue.iter().flat_map(|catalogue| catalogue.engines().values().copied()).collect();
@@ -221,6 +221,11 @@ impl Inspection {
         Ok(())
     }
 
+    fn catalogue(&self) -> Result<Catalogue> {
+        let missing = || Catalogue::damaged(&self.directory, "it is missing");
+        Catalogue::open(&*self.fs, &self.directory)?.ok_or_else(missing)
+    }
+
     fn files_of(&self, id: EngineId) -> Arc<TableDirectory> {
         let path = self.directory.join(id.directory_name());
         TableDirectory::new(Arc::clone(&self.fs), path, Arc::clone(&self.cache), 0)
@@ -228,7 +233,7 @@ impl Inspection {
 
     /// Every engine as its tables and the log make it.
     fn trees(&self) -> Result<Vec<(String, Tree)>> {
-        let catalogue = Catalogue::open(&*self.fs, &self.directory)?;
+        let catalogue = self.catalogue()?;
         let mut trees = BTreeMap::new();
         for (name, &id) in catalogue.engines() {
             let version = manifest::find(&self.files_of(id))?.version;
@@ -270,8 +275,8 @@ impl Inspection {
             let file = path.join(manifest.number.manifest_name());
             found.count(&*self.fs, &path.join(manifest::CURRENT));
             found.count(&*self.fs, &file);
-            if manifest.is_torn {
-                let remark = format!("torn at offset {}; the next opening cuts it", manifest.end);
+            if manifest.torn > 0 {
+                let remark = format!("torn at offset {}; the next opening clears it", manifest.end);
                 found.remark(&file, &remark);
             }
         }

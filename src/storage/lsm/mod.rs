@@ -27,6 +27,8 @@ mod engine;
 mod environment;
 pub(crate) mod files;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inspect;
 pub(crate) mod key;
 pub(crate) mod level;

@@ -11,7 +11,7 @@ use crate::wal;
 /// Settings of an environment.
 #[derive(Debug, Clone)]
 pub struct LsmOptions {
-    /// A memtable of this size is flushed. Default 100 MiB.
+    /// A memtable of this size is flushed. Default 100 MiB, at most 1 GiB: it must fit into one table.
     pub memtable_bytes: usize,
     /// All memtables of all engines together; above it the largest is flushed. Default four times a memtable.
     pub memtables_bytes_max: usize,

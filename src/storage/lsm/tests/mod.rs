@@ -4,8 +4,10 @@
 mod background;
 mod budgets;
 mod crash;
+mod damage;
 mod faults;
 mod fixtures;
+mod kill;
 mod life;
 
 use std::collections::BTreeMap;
