@@ -100,7 +100,7 @@ struct Files {
 impl Files {
     /// The highest number that was ever used.
     fn newest(&self) -> u32 {
-        let temporary = self.temporary.iter().filter_map(number_held);
+        let temporary = self.temporary.iter().filter_map(|name| number_held(name));
         let found = self.found.iter().map(|found| found.segment.number);
         found.chain(temporary).max().unwrap_or(0)
     }
@@ -269,7 +269,8 @@ fn check_next(
         number == next || follows == last
     });
     // What an opening leaves that has no room for another segment.
-    let is_held = || temporary.iter().filter_map(number_held).any(|number| number >= next);
+    let is_held =
+        || temporary.iter().filter_map(|name| number_held(name)).any(|number| number >= next);
     if is_there || is_held() {
         return Ok(());
     }
@@ -278,7 +279,7 @@ fn check_next(
 }
 
 /// The number that a file under a temporary name keeps.
-fn number_held(name: &String) -> Option<u32> {
+fn number_held(name: &str) -> Option<u32> {
     name.strip_suffix(TEMPORARY_SUFFIX).and_then(segment_number)
 }
 

@@ -98,16 +98,20 @@ fn write_more(engine: &dyn StorageEngine) {
 fn batch(number: u64) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.advance_clock(Timestamp::from_millis(number));
-    for part in 0..4u64 {
+    for part in 0..4 {
         let key = format!("k{}/{part}", number * 7 % 40);
         let expiry = (part == 1).then(|| Timestamp::from_millis(number + 30));
-        batch.put(&[key.as_bytes()], &[&b"value ".repeat(1 + part as usize)], expiry);
+        batch.put(&[key.as_bytes()], &[&b"value ".repeat(1 + part)], expiry);
     }
     batch.delete(&[format!("k{}/2", number % 40).as_bytes()]);
-    if number % 9 == 0 {
+    if number.is_multiple_of(9) {
         batch.delete_range(format!("k{}", number % 30).as_bytes(), b"k35");
     }
     batch
+}
+
+fn has_extension(name: &str, extension: &str) -> bool {
+    Path::new(name).extension().is_some_and(|found| found == extension)
 }
 
 /// What the files of a directory are samples of.
@@ -118,9 +122,9 @@ fn gather(fs: &SimFileSystem, directory: &Path, samples: &mut Samples) {
             gather(fs, &path, samples);
             continue;
         };
-        if name.ends_with(".sst") && bytes.len() <= SEED_BYTES_MAX {
+        if has_extension(&name, "sst") && bytes.len() <= SEED_BYTES_MAX {
             samples.extend(parts(&bytes));
-        } else if name.ends_with(".manifest") {
+        } else if has_extension(&name, "manifest") {
             let end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0);
             let bytes = &bytes[..(end + 1).min(SEED_BYTES_MAX)];
             samples.push(("manifest", bytes.to_vec()));

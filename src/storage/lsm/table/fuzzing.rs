@@ -61,7 +61,9 @@ pub fn data_block(data: &[u8]) {
         return;
     }
     let mut builder = BlockBuilder::new(16, true);
-    entries.iter().for_each(|entry| builder.add(entry, KeyHash::of(entry.key)));
+    for entry in &entries {
+        builder.add(entry, KeyHash::of(entry.key));
+    }
     let mut payload = Vec::new();
     builder.finish(&mut payload);
     let again = DataBlock::parse(payload).expect("what is written is sound");
@@ -111,7 +113,9 @@ pub fn filter(data: &[u8]) {
     }
     let hashes: BTreeSet<u64> = rest.chunks(3).map(xxh3_64).collect();
     let mut builder = FilterBuilder::default();
-    hashes.iter().for_each(|&hash| builder.add(KeyHash(hash)));
+    for &hash in &hashes {
+        builder.add(KeyHash(hash));
+    }
     let (shape, lines) = builder.finish(usize::from(probes % 20));
     let pieces = lines.chunks(PIECE_BYTES).zip(0..);
     let pieces = pieces.map(|(lines, number)| FilterPiece::parse(shape, number, lines.to_vec()));

@@ -94,7 +94,9 @@ impl Sample {
         while environment.drive() {}
         let older = fs.restart_killed();
         write(50..70, Durability::Sync);
-        engines.iter().for_each(|engine| engine.flush().expect("flushes"));
+        for engine in &engines {
+            engine.flush().expect("flushes");
+        }
         let figures = engines[0].status().figures;
         let used = |level: &str| figures[level] > 0.0;
         let levels = ["l0_tables", "l1_tables", "l5_tables", "l6_tables"].map(used);

@@ -19,7 +19,7 @@ use crate::util::fs::{FileSystem, RealFileSystem};
 const KILLS: u64 = 20;
 
 /// Nothing takes longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Tells the child where to write.
 const DIRECTORY_VARIABLE: &str = "KVSTORE_TEST_KILL_DIRECTORY";
