@@ -18,6 +18,7 @@ fn write(engine: &dyn StorageEngine, number: u8) {
     let mut batch = put(b"live", &[number]);
     // Another table each time, and each a merge with the one before.
     batch.put(&[b"filler"], &[&[number; 300]], None);
+    batch.delete_range(b"gone", b"gonf");
     engine.write(&batch, Durability::None).expect("writes");
 }
 
@@ -30,6 +31,10 @@ fn a_live_key_is_never_missing_and_never_older_than_before() {
         let environment = LsmEnvironment::open(fs, DIRECTORY, options).expect("opens");
         let engine = environment.open(NAMES[0]).expect("opens");
         let environment = Arc::new(environment);
+        // A table that goes without having been opened by anybody, while a view holds it.
+        engine.write(&put(b"gone", b"1"), Durability::None).expect("writes");
+        engine.flush().expect("flushes");
+        let old = engine.view().expect("freezes");
         write(&*engine, 0);
         let writer = {
             let engine = Arc::clone(&engine);
@@ -77,6 +82,7 @@ fn a_live_key_is_never_missing_and_never_older_than_before() {
                         assert_eq!(number(value(&*view, b"live")), found, "a view does not move");
                     }
                 }
+                assert!(value(&*old, b"gone").is_some());
             })
         };
         for thread in [writer, compactions, reader, viewer] {
