@@ -70,7 +70,7 @@ impl Rocksdb {
 
     fn walk(
         mut pairs: DBRawIterator<'_>,
-        X
+        step: impl Fn(&mut DBRawIterator<'_>),
         limit: u64,
         visit: &mut dyn FnMut(&[u8], &[u8]),
     ) -> Outcome<u64> {
