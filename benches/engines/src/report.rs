@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::contestants::Kind;
+use crate::contestants::{Class, Kind};
 use crate::options::Options;
 use crate::rows::{self, Row, Unit};
 
@@ -30,60 +30,55 @@ impl Report {
             self.print_means(&measured);
         }
         self.print_figures(options, &measured);
-        if options.engines.iter().any(|kind| kind.loses_when_killed()) {
-            println!("\n\\* keeps writes in the memory of its process: promises less in rows of the page cache.");
-        }
+        println!("\n\\* promises less than the class of the row says");
     }
 
     fn print_ratios(&self, options: &Options, measured: &[Row]) {
-        let others: Vec<Kind> =
-            options.engines.iter().copied().filter(|kind| *kind != Kind::Kvstore).collect();
+        let others = options.engines.iter().filter(|kind| **kind != Kind::Kvstore);
+        let names: Vec<_> = others.clone().map(|kind| kind.name()).collect();
         println!("\nHow many times as good kvstore is as each (more than 1 is better for kvstore):\n");
-        print!("| row | class | kvstore |");
-        others.iter().for_each(|kind| print!(" {} |", title(*kind)));
-        println!("\n|---|---|---|{}", "---|".repeat(others.len()));
+        print_head("| row | writes | kvstore |", &names);
         for row in measured {
-            let own = self.median(row, Kind::Kvstore).map_or("-".to_owned(), |own| figure(own, row.unit));
-            print!("| {} | {} | {own} |", row.name, row.class.name());
-            for other in &others {
-                let ratio = self.ratio(row, *other);
-                print!(" {} |", ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")));
+            let own = self.median(row, Kind::Kvstore).map(|own| figure(own, row.unit));
+            print!("| {} | {} | {} |", row.name, class(row), own.as_deref().unwrap_or("-"));
+            for other in others.clone() {
+                let ratio = self.ratio(row, *other).map(|ratio| format!("{ratio:.2}"));
+                print_cell(row, *other, ratio);
             }
             println!();
         }
     }
 
     fn print_means(&self, measured: &[Row]) {
-        let tuned = measured.iter().filter_map(|row| self.ratio(row, Kind::RocksdbTuned));
-        let best = measured.iter().filter_map(|row| {
-            [Kind::RocksdbTuned, Kind::Fjall, Kind::Sled]
-                .into_iter()
-                .filter_map(|kind| self.ratio(row, kind))
-                .min_by(f64::total_cmp)
-        });
-        println!("\nGeometric mean of the ratios over all rows:\n");
-        for (against, ratios) in
-            [("rocksdb-tuned", tuned.collect()), ("the best of rocksdb-tuned, fjall and sled", best.collect())]
-        {
-            let ratios: Vec<f64> = ratios;
-            if !ratios.is_empty() {
-                let logarithms = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>();
-                let mean = (logarithms / ratios.len() as f64).exp();
-                let ahead = ratios.iter().filter(|ratio| **ratio > 1.0).count();
-                println!("- kvstore / {against}: {mean:.2} ({ahead} of {} rows ahead)", ratios.len());
-            }
+        const RIVALS: [Kind; 3] = [Kind::RocksdbTuned, Kind::Fjall, Kind::Sled];
+        let against = |row: &Row, rivals: &[Kind], marked: bool| {
+            let equal = |kind: &&Kind| marked || !is_marked(row, **kind);
+            let ratios = rivals.iter().filter(equal).filter_map(|kind| self.ratio(row, *kind));
+            ratios.min_by(f64::total_cmp)
+        };
+        println!("\nGeometric means of the ratios over all rows:\n");
+        for (name, rivals, marked) in [
+            ("rocksdb-tuned", &RIVALS[..1], false),
+            ("the best of rocksdb-tuned, fjall and sled, without what is marked", &RIVALS, false),
+            ("the best of rocksdb-tuned, fjall and sled, with what is marked", &RIVALS, true),
+        ] {
+            let ratios: Vec<f64> =
+                measured.iter().filter_map(|row| against(row, rivals, marked)).collect();
+            let logarithms = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>();
+            let mean = (logarithms / ratios.len().max(1) as f64).exp();
+            let ahead = ratios.iter().filter(|ratio| **ratio > 1.0).count();
+            println!("- kvstore / {name}: {mean:.2}, ahead in {ahead} of {} rows", ratios.len());
         }
     }
 
     fn print_figures(&self, options: &Options, measured: &[Row]) {
         println!("\nMedians{}:\n", if options.rounds > 1 { " (lowest to highest round)" } else { "" });
-        print!("| row | class |");
-        options.engines.iter().for_each(|kind| print!(" {} |", title(*kind)));
-        println!("\n|---|---|{}", "---|".repeat(options.engines.len()));
+        let names: Vec<_> = options.engines.iter().map(|kind| kind.name()).collect();
+        print_head("| row | writes |", &names);
         for row in measured {
-            print!("| {} | {} |", row.name, row.class.name());
+            print!("| {} | {} |", row.name, class(row));
             for kind in &options.engines {
-                print!(" {} |", self.spread(row, *kind).unwrap_or_else(|| "-".to_owned()));
+                print_cell(row, *kind, self.spread(row, *kind));
             }
             println!();
         }
@@ -117,8 +112,23 @@ impl Report {
     }
 }
 
-fn title(kind: Kind) -> String {
-    format!("{}{}", kind.name(), if kind.loses_when_killed() { "\\*" } else { "" })
+fn print_head(head: &str, engines: &[&str]) {
+    println!("{head} {} |", engines.join(" | "));
+    let columns = head.matches('|').count() - 1 + engines.len();
+    println!("|{}", "---|".repeat(columns));
+}
+
+fn print_cell(row: &Row, kind: Kind, figure: Option<String>) {
+    let mark = if is_marked(row, kind) { "\\*" } else { "" };
+    print!(" {}{mark} |", figure.as_deref().unwrap_or("-"));
+}
+
+fn is_marked(row: &Row, kind: Kind) -> bool {
+    row.class.is_some_and(|class| kind.promises_less(class))
+}
+
+fn class(row: &Row) -> &'static str {
+    row.class.map_or("none", Class::name)
 }
 
 fn figure(figure: f64, unit: Unit) -> String {

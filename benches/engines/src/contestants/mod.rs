@@ -91,9 +91,13 @@ impl Kind {
         }
     }
 
-    /// Whether it promises less than the page cache for writes that are not synced: a killed process loses some.
-    pub const fn loses_when_killed(self) -> bool {
-        matches!(self, Self::Redb | Self::Sled)
+    /// Whether it promises less than the class says. Of what was not synced, a killed process of redb or sled loses some; a
+    /// flush of sled is `sync_file_range`, which leaves the disk's cache and the file's metadata alone.
+    pub const fn promises_less(self, class: Class) -> bool {
+        match class {
+            Class::PageCache => matches!(self, Self::Redb | Self::Sled),
+            Class::Synced => matches!(self, Self::Sled),
+        }
     }
 
     /// Opens the database in `directory`, or makes an empty one.

@@ -1,5 +1,6 @@
 //! sled 0.34, with its defaults and the common budget. A write that is not flushed is in a buffer of the process for up to
-//! 500 ms, so it promises less than the others in the rows of the page cache. It does not compress.
+//! 500 ms, so it promises less than the others in the rows of the page cache. Its flush is `sync_file_range`,
+//! which promises less than fdatasync in the rows of synced writes. It does not compress.
 
 use std::path::Path;
 

@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use super::{Run, Stage, expect, per_second, rate};
+use super::{Run, Stage, expect, per_second, rate, reads};
 use crate::contestants::{Class, Outcome};
 use crate::keys::{key, touch};
 
 pub const STAGE: Stage = Stage {
-    rows: &[rate("delete"), rate("scan-deleted"), rate("seek-deleted"), rate("scan-deleted-settled")],
+    rows: &[rate("delete"), reads("scan-deleted"), reads("seek-deleted"), reads("scan-deleted-settled")],
     run: deletes,
 };
 

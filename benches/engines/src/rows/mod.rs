@@ -46,16 +46,23 @@ impl Unit {
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     pub name: &'static str,
-    pub class: Class,
+    /// How safe its writes are; `None`: it only reads.
+    pub class: Option<Class>,
     pub unit: Unit,
 }
 
+/// A rate of writes, or of writes and reads.
 const fn rate(name: &'static str) -> Row {
-    Row { name, class: Class::PageCache, unit: Unit::Rate }
+    Row { name, class: Some(Class::PageCache), unit: Unit::Rate }
+}
+
+/// A rate of reads.
+const fn reads(name: &'static str) -> Row {
+    Row { name, class: None, unit: Unit::Rate }
 }
 
 const fn cost(name: &'static str, unit: Unit) -> Row {
-    Row { name, class: Class::PageCache, unit }
+    Row { name, class: Some(Class::PageCache), unit }
 }
 
 /// Rows that share a database.

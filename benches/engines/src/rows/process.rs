@@ -35,7 +35,7 @@ fn open(run: &mut Run<'_>) -> Outcome<()> {
     let mut found = None;
     db.get(&key(last), &mut |value| found = Some(touch(value)))?;
     run.note("open-after-kill", start.elapsed().as_secs_f64() * 1e3);
-    if found != Some(last) && !run.kind.loses_when_killed() {
+    if found != Some(last) && !run.kind.promises_less(Class::PageCache) {
         return Err(format!("the last write before the kill: read {found:?}").into());
     }
     Ok(())

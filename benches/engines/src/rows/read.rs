@@ -1,6 +1,6 @@
 //! Reads of a tree at rest, from the engine's cache and from the page cache.
 
-use super::{Run, Stage, expect, rate};
+use super::{Run, Stage, expect, reads};
 use crate::contestants::{Contestant, Outcome};
 use crate::keys::{key, missing_key, touch};
 
@@ -10,19 +10,19 @@ const SMALL_CACHE_BYTES: usize = 8 << 20;
 /// Everything fits into the cache and has been read before.
 pub const CACHED: Stage = Stage {
     rows: &[
-        rate("readrandom"),
-        rate("readmissing"),
-        rate("scan"),
-        rate("scan-reverse"),
-        rate("seek-10"),
-        rate("seek-100"),
+        reads("readrandom"),
+        reads("readmissing"),
+        reads("scan"),
+        reads("scan-reverse"),
+        reads("seek-10"),
+        reads("seek-100"),
     ],
     run: cached,
 };
 
 /// A cache of 8 MiB: most reads find their block in the page cache, or on the disk where memory is short.
 pub const SMALL_CACHE: Stage =
-    Stage { rows: &[rate("readrandom-small-cache"), rate("seek-10-small-cache")], run: small_cache };
+    Stage { rows: &[reads("readrandom-small-cache"), reads("seek-10-small-cache")], run: small_cache };
 
 fn cached(run: &mut Run<'_>) -> Outcome<()> {
     let db = run.open()?;

@@ -1,18 +1,18 @@
 //! Larger values, as many as make the same bytes.
 
-use super::{Run, Stage, expect, rate};
+use super::{Run, Stage, expect, rate, reads};
 use crate::contestants::Outcome;
 use crate::keys::{key, touch};
 
 /// Values of 1 KiB.
 pub const LARGE: Stage = Stage {
-    rows: &[rate("fillrandom-1k"), rate("readrandom-1k")],
+    rows: &[rate("fillrandom-1k"), reads("readrandom-1k")],
     run: |run| sized(run, "fillrandom-1k", "readrandom-1k", 1 << 10),
 };
 
 /// Values of 16 KiB.
 pub const HUGE: Stage = Stage {
-    rows: &[rate("fillrandom-16k"), rate("readrandom-16k")],
+    rows: &[rate("fillrandom-16k"), reads("readrandom-16k")],
     run: |run| sized(run, "fillrandom-16k", "readrandom-16k", 16 << 10),
 };
 

@@ -7,7 +7,7 @@ use crate::contestants::{Class, Outcome};
 use crate::keys::{Random, key};
 
 const fn synced(name: &'static str) -> Row {
-    Row { name, class: Class::Synced, unit: Unit::Rate }
+    Row { name, class: Some(Class::Synced), unit: Unit::Rate }
 }
 
 pub const STAGE: Stage = Stage {

@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::{Run, Stage, per_second, rate};
+use super::{Run, Stage, per_second, rate, reads};
 use crate::contestants::{Class, Contestant, Outcome};
 use crate::keys::{Random, Values, Zipfian, scramble, touch, user_key};
 
@@ -24,13 +24,13 @@ pub const STAGE: Stage = Stage {
     rows: &[
         rate("ycsb-a-1"),
         rate("ycsb-b-1"),
-        rate("ycsb-c-1"),
+        reads("ycsb-c-1"),
         rate("ycsb-f-1"),
         rate("ycsb-d-1"),
         rate("ycsb-e-1"),
         rate("ycsb-a-4"),
         rate("ycsb-b-4"),
-        rate("ycsb-c-4"),
+        reads("ycsb-c-4"),
         rate("ycsb-f-4"),
         rate("ycsb-d-4"),
         rate("ycsb-e-4"),
