@@ -21,7 +21,7 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
 /// The engine when nothing is said.
-const ENGINE_DEFAULT: Engine = Engine::Sled;
+const ENGINE_DEFAULT: Engine = Engine::Lsm;
 
 /// Every key, in the order of the documentation.
 pub static KEYS: &[Key] = &[
@@ -101,14 +101,14 @@ pub static KEYS: &[Key] = &[
     key(
         "kvstore.storage.memtable.max-size",
         "100MB",
-        "size at which a memtable is written to a table",
-        Kind::Size(64 * KB, 4 * GB, |c, v| c.storage.memtable_max_size = narrow(v)),
+        "size at which a memtable of a shard is written to a table; all together take four times as much",
+        Kind::Size(64 * KB, 2 * GB, |c, v| c.storage.memtable_max_size = narrow(v)),
     ),
     key(
         "kvstore.storage.sstable.max-size",
         "100MB",
         "largest table file",
-        Kind::Size(64 * KB, 4 * GB, |c, v| c.storage.sstable_max_size = narrow(v)),
+        Kind::Size(64 * KB, 2 * GB, |c, v| c.storage.sstable_max_size = narrow(v)),
     ),
     key(
         "kvstore.storage.block-cache.max-size",

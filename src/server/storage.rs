@@ -17,6 +17,7 @@ use crate::backup::shard_directory;
 use crate::config::{Config, Engine, SyncMode};
 use crate::router::Router;
 use crate::shard::{Committer, Shard};
+use crate::storage::lsm::{LsmEnvironment, LsmOptions};
 use crate::storage::memory::MemoryEnvironment;
 use crate::storage::sled::{SledEnvironment, SledOptions};
 use crate::storage::{Durability, Environment, WriteBatch};
@@ -114,7 +115,21 @@ pub(super) fn open_environment(config: &Config) -> Result<Arc<dyn Environment>, 
             Ok(Arc::new(environment))
         }
         Engine::Memory => Ok(Arc::new(MemoryEnvironment::new())),
-        Engine::Lsm => Err(Error::Storage(format!("the engine {engine} is not in this build"))),
+        Engine::Lsm => {
+            let options = LsmOptions {
+                memtable_bytes: storage.memtable_max_size,
+                memtables_bytes_max: 4 * storage.memtable_max_size,
+                cache_bytes: storage.block_cache_max_size,
+                table_bytes_max: storage.sstable_max_size as u64,
+                compaction: config.compaction.enabled,
+                compaction_interval: config.compaction.interval,
+                disk_reserve_bytes: storage.disk_free_min,
+                ..LsmOptions::new(rand::random())
+            };
+            let directory = storage.data_dir.join(engine);
+            let environment = LsmEnvironment::open(Arc::new(RealFileSystem), directory, options);
+            Ok(Arc::new(environment.map_err(failed)?))
+        }
     }
 }
 

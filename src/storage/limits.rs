@@ -1,7 +1,9 @@
-//! The limits of a batch, checked by every engine before it changes anything.
+//! The limits of a batch, checked by every engine before it changes anything, and what it may use of a disk that is nearly
+//! full.
 
 use super::{
-    BATCH_BYTES_MAX, Error, KEY_BYTES_MAX, Operation, Result, VALUE_BYTES_MAX, WriteBatch,
+    BATCH_BYTES_MAX, Error, KEY_BYTES_MAX, Operation, RESERVED_PREFIX, Result, VALUE_BYTES_MAX,
+    WriteBatch,
 };
 
 /// [`Error::Invalid`] when `batch` is over a limit of the contract; says which one and by how much.
@@ -22,6 +24,16 @@ pub(super) fn check_batch(batch: &WriteBatch) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What must stay free on the disk after `batch`, where `reserve_bytes` shall. Deleting may use three quarters of the reserve,
+/// because it is what helps; so may the caller's bookkeeping that goes with it.
+pub(super) fn reserve_for(batch: &WriteBatch, reserve_bytes: u64) -> u64 {
+    let grows = |operation| match operation {
+        Operation::Put { key, .. } => key.first() != Some(&RESERVED_PREFIX),
+        Operation::Delete { .. } | Operation::DeleteRange { .. } => false,
+    };
+    if batch.operations().any(grows) { reserve_bytes } else { reserve_bytes / 4 }
 }
 
 fn check(what: &str, bytes: usize, bytes_max: usize) -> Result<()> {

@@ -23,7 +23,6 @@ mod batch;
 mod dump;
 mod error;
 mod limits;
-#[allow(dead_code, unused_imports, reason = "nobody chooses this engine yet")]
 pub mod lsm;
 pub mod memory;
 mod names;

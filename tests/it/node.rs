@@ -35,15 +35,14 @@ pub(crate) fn load(directory: &TempDir, settings: &[String]) -> Loaded {
 }
 
 impl TestNode {
-    /// A node on the memory engine.
+    /// A node as it comes.
     pub(crate) async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// A node with `settings`, on the memory engine unless they say otherwise.
+    /// A node with `settings`.
     pub(crate) async fn with(settings: &[&str]) -> Self {
-        let mut all = vec!["kvstore.storage.engine=memory".to_owned()];
-        all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+        let all = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut node = Self { server: None, directory, settings: all };
         node.open().await;

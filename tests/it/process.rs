@@ -15,36 +15,29 @@ use crate::node::{PATIENCE, get, put, text};
 /// Rounds of kill -9; `KVSTORE_TEST_KILLS` for more.
 const KILLS: u64 = 20;
 
+/// And with the baseline engine.
+const KILLS_OF_SLED: u64 = 3;
+
 struct Program {
     child: Child,
     grpc: String,
 }
 
 impl Program {
-    fn start(directory: &Path) -> Self {
-        Self::try_start(directory, "sled")
+    fn start(directory: &Path, settings: &[&str]) -> Self {
+        Self::try_start(directory, settings)
             .unwrap_or_else(|output| panic!("it does not start: {output}"))
     }
 
     /// Starts it and waits until it is ready; what it wrote when it ended instead.
-    fn try_start(directory: &Path, engine: &str) -> Result<Self, String> {
+    fn try_start(directory: &Path, settings: &[&str]) -> Result<Self, String> {
+        let set =
+            ["server.port=0", "kvstore.grpc.port=0", "logging.format=json", "logging.file.name="];
+        let set = set.iter().chain(settings).flat_map(|setting| ["--set", setting]);
         #[expect(clippy::zombie_processes, reason = "Drop kills and waits")]
         let mut child = Command::new(env!("CARGO_BIN_EXE_kvstore"))
             .arg("serve")
-            .args([
-                "--set",
-                "server.port=0",
-                "--set",
-                "kvstore.grpc.port=0",
-                "--set",
-                "logging.format=json",
-            ])
-            .args([
-                "--set",
-                "logging.file.name=",
-                "--set",
-                &format!("kvstore.storage.engine={engine}"),
-            ])
+            .args(set)
             .current_dir(directory)
             .env_clear()
             .stdout(Stdio::piped())
@@ -105,10 +98,22 @@ fn ready(line: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_9_in_the_middle_of_a_load_loses_no_acknowledged_write() {
-    let rounds = std::env::var("KVSTORE_TEST_KILLS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(KILLS);
+    let rounds = std::env::var("KVSTORE_TEST_KILLS").ok().and_then(|text| text.parse().ok());
+    // So few shards, and memtables and tables so small, that flushes and compactions are killed as well.
+    let small = [
+        "kvstore.hash-ring.shards=2",
+        "kvstore.storage.memtable.max-size=64KB",
+        "kvstore.storage.sstable.max-size=64KB",
+    ];
+    kill_in_rounds(&small, rounds.unwrap_or(KILLS)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_loses_no_acknowledged_write_of_the_baseline_engine() {
+    kill_in_rounds(&["kvstore.storage.engine=sled"], KILLS_OF_SLED).await;
+}
+
+async fn kill_in_rounds(settings: &[&str], rounds: u64) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let writers = 8;
     // For each writer the last number that was acknowledged; it writes one key, again and again, and a fresh one each time.
@@ -116,7 +121,7 @@ async fn kill_9_in_the_middle_of_a_load_loses_no_acknowledged_write() {
         Arc::new((0..writers).map(|_| AtomicU64::new(0)).collect());
     let mut total = 0;
     for round in 0..rounds {
-        let program = Program::start(directory.path());
+        let program = Program::start(directory.path(), settings);
         check(&program, &acknowledged, round).await;
         let stop = Arc::new(AtomicBool::new(false));
         let before: u64 = acknowledged.iter().map(|last| last.load(Ordering::SeqCst)).sum();
@@ -128,9 +133,9 @@ async fn kill_9_in_the_middle_of_a_load_loses_no_acknowledged_write() {
                     let Ok(mut client) = KvServiceClient::connect(url).await else { return };
                     while !stop.load(Ordering::SeqCst) {
                         let number = acknowledged[writer].load(Ordering::SeqCst) + 1;
-                        let fresh =
-                            client.put(put(format!("{writer}/{number}"), number.to_string())).await;
-                        let same = client.put(put(format!("{writer}"), number.to_string())).await;
+                        let fresh = put(format!("{writer}/{number}"), padded(number));
+                        let fresh = client.put(fresh).await;
+                        let same = client.put(put(format!("{writer}"), padded(number))).await;
                         if fresh.is_err() || same.is_err() {
                             return;
                         }
@@ -154,9 +159,16 @@ async fn kill_9_in_the_middle_of_a_load_loses_no_acknowledged_write() {
         drop(program);
         total = acknowledged.iter().map(|last| last.load(Ordering::SeqCst)).sum();
     }
-    let program = Program::start(directory.path());
+    let program = Program::start(directory.path(), settings);
     check(&program, &acknowledged, rounds).await;
-    println!("{rounds} rounds of kill -9, {total} acknowledged pairs of writes, none lost");
+    println!(
+        "{settings:?}: {rounds} rounds of kill -9, {total} acknowledged pairs of writes, none lost"
+    );
+}
+
+/// A number as JSON text of 2 KB.
+fn padded(number: u64) -> String {
+    format!("{number:<2000}")
 }
 
 async fn check(program: &Program, acknowledged: &[AtomicU64], round: u64) {
@@ -170,7 +182,7 @@ async fn check(program: &Program, acknowledged: &[AtomicU64], round: u64) {
             .get(get(writer.to_string()))
             .await
             .unwrap_or_else(|status| panic!("round {round}: {status}"));
-        let stored: u64 = text(same.into_inner().content).parse().expect("a number");
+        let stored: u64 = text(same.into_inner().content).trim().parse().expect("a number");
         assert!(
             stored == last || stored == last + 1,
             "round {round}: writer {writer} reads {stored}, {last} was acknowledged"
@@ -180,7 +192,7 @@ async fn check(program: &Program, acknowledged: &[AtomicU64], round: u64) {
             let found = found.unwrap_or_else(|status| {
                 panic!("round {round}: {writer}/{number} is lost: {status}")
             });
-            assert_eq!(text(found.into_inner().content), number.to_string());
+            assert_eq!(text(found.into_inner().content), padded(number));
         }
     }
 }
@@ -189,13 +201,13 @@ async fn check(program: &Program, acknowledged: &[AtomicU64], round: u64) {
 async fn sigterm_and_sigint_stop_it_with_code_0_and_nothing_is_lost() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     for (round, signal) in ["-TERM", "-INT"].into_iter().enumerate() {
-        let program = Program::start(directory.path());
+        let program = Program::start(directory.path(), &[]);
         let mut client = program.client().await;
         client.put(put(format!("k{round}"), "1")).await.expect("stored");
         program.signal(signal);
         assert_eq!(program.wait().code(), Some(0), "{signal}");
     }
-    let program = Program::start(directory.path());
+    let program = Program::start(directory.path(), &[]);
     let mut client = program.client().await;
     for key in ["k0", "k1"] {
         client.get(get(key)).await.expect("there");
@@ -206,14 +218,15 @@ async fn sigterm_and_sigint_stop_it_with_code_0_and_nothing_is_lost() {
 #[test]
 fn a_data_directory_serves_one_process_and_keeps_its_engine() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let first = Program::start(directory.path());
-    let second =
-        Program::try_start(directory.path(), "sled").err().expect("the directory is in use");
+    let first = Program::start(directory.path(), &[]);
+    let second = Program::try_start(directory.path(), &[]).err().expect("the directory is in use");
     assert!(second.contains("in use"), "{second}");
     first.signal("-TERM");
     assert_eq!(first.wait().code(), Some(0));
+    let other = ["kvstore.storage.engine=sled"];
+    let other = Program::try_start(directory.path(), &other).err().expect("another engine");
+    assert!(other.contains("set kvstore.storage.engine: lsm"), "{other}");
     std::fs::write(directory.path().join("data/identity.json"), "{}").expect("writable");
-    let damaged =
-        Program::try_start(directory.path(), "sled").err().expect("the identity is damaged");
+    let damaged = Program::try_start(directory.path(), &[]).err().expect("the identity is damaged");
     assert!(damaged.contains("identity.json is damaged"), "{damaged}");
 }

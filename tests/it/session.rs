@@ -89,7 +89,7 @@ async fn every_operation_is_answered_under_its_id() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn operations_on_one_key_keep_their_order_without_waiting_for_answers() {
-    let node = TestNode::with(&["kvstore.storage.engine=sled"]).await;
+    let node = TestNode::start().await;
     let (sender, mut answers) = open(&node).await;
     let feed = tokio::spawn(async move {
         for round in 0..200 {

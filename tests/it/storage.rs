@@ -5,7 +5,13 @@ use tonic::Code;
 
 use crate::node::{TestNode, eventually, get, put, reason, text};
 
-const ENGINES: [&str; 2] = ["kvstore.storage.engine=memory", "kvstore.storage.engine=sled"];
+const ENGINES: [&str; 3] = ["kvstore.storage.engine=memory", "kvstore.storage.engine=sled", LSM];
+
+/// What a node has that says nothing.
+const LSM: &str = "kvstore.storage.engine=lsm";
+
+/// The engines that keep files.
+const ON_DISK: [&str; 2] = ["kvstore.storage.engine=sled", LSM];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn text_comes_back_byte_for_byte_and_versions_grow() {
@@ -68,7 +74,13 @@ async fn if_version_decides_between_writers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeat_with_the_same_request_id_is_applied_once_also_after_a_restart() {
-    let mut node = TestNode::with(&["kvstore.storage.engine=sled"]).await;
+    for engine in ON_DISK {
+        repeats_are_applied_once(engine).await;
+    }
+}
+
+async fn repeats_are_applied_once(engine: &str) {
+    let mut node = TestNode::with(&[engine]).await;
     let with_id = || PutRequest { request_id: Some("id-1".to_owned()), ..put("k", "1") };
     let first = node.client().await.put(with_id()).await.expect("stored").into_inner().version;
     node.client().await.put(put("k", "2")).await.expect("stored");
@@ -167,7 +179,13 @@ async fn pages_go_through_a_range_in_both_directions_while_others_write() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_is_there_after_a_restart() {
-    let mut node = TestNode::with(&["kvstore.storage.engine=sled"]).await;
+    for engine in ON_DISK {
+        restarts(engine).await;
+    }
+}
+
+async fn restarts(engine: &str) {
+    let mut node = TestNode::with(&[engine]).await;
     let mut client = node.client().await;
     for number in 0..50 {
         client.put(put(format!("k/{number}"), number.to_string())).await.expect("stored");
@@ -190,10 +208,16 @@ async fn everything_is_there_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_can_be_verified_and_restored_and_damage_is_found() {
+    for engine in ON_DISK {
+        backs_up_and_restores(engine).await;
+    }
+}
+
+async fn backs_up_and_restores(engine: &str) {
     use kvstore::proto::admin::CreateBackupRequest;
     let place = tempfile::tempdir().expect("a temporary directory");
     let backups = format!("kvstore.backup.dir={}", place.path().join("backups").display());
-    let node = TestNode::with(&["kvstore.storage.engine=sled", &backups]).await;
+    let node = TestNode::with(&[engine, &backups]).await;
     let mut client = node.client().await;
     for number in 0..20 {
         client.put(put(format!("k/{number}"), number.to_string())).await.expect("stored");
@@ -217,7 +241,7 @@ async fn a_backup_can_be_verified_and_restored_and_damage_is_found() {
     let path = std::path::PathBuf::from(made.path);
     kvstore::backup::verify(&path).expect("whole");
     let fresh = tempfile::tempdir().expect("a temporary directory");
-    let mut loaded = crate::node::load(&fresh, &["kvstore.storage.engine=sled".to_owned()]);
+    let mut loaded = crate::node::load(&fresh, &[engine.to_owned()]);
     loaded.config.storage.data_dir = fresh.path().join("restored");
     kvstore::server::restore(&path, &loaded.config).expect("restored");
     assert!(
@@ -246,10 +270,16 @@ async fn a_backup_can_be_verified_and_restored_and_damage_is_found() {
 /// Restoring checks everything before it writes anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_backup_is_refused_with_nothing_written() {
+    refuses_damage(LSM, "checkpoint").await;
+    refuses_damage(ON_DISK[0], "dump").await;
+}
+
+/// `file` is the name of a file that every shard's part has.
+async fn refuses_damage(engine: &str, file: &str) {
     use kvstore::proto::admin::CreateBackupRequest;
     let place = tempfile::tempdir().expect("a temporary directory");
     let backups = format!("kvstore.backup.dir={}", place.path().join("backups").display());
-    let node = TestNode::with(&["kvstore.storage.engine=sled", &backups]).await;
+    let node = TestNode::with(&[engine, &backups]).await;
     let mut client = node.client().await;
     for number in 0..20 {
         client.put(put(format!("k/{number}"), number.to_string())).await.expect("stored");
@@ -257,7 +287,7 @@ async fn a_damaged_backup_is_refused_with_nothing_written() {
     let made = node.admin().await.create_backup(CreateBackupRequest::default()).await;
     let path = std::path::PathBuf::from(made.expect("made").into_inner().path);
     let fresh = tempfile::tempdir().expect("a temporary directory");
-    let mut loaded = crate::node::load(&fresh, &["kvstore.storage.engine=sled".to_owned()]);
+    let mut loaded = crate::node::load(&fresh, &[engine.to_owned()]);
     loaded.config.storage.data_dir = fresh.path().join("restored");
     let target = loaded.config.storage.data_dir.clone();
     let refuse = |what: &str| {
@@ -267,7 +297,7 @@ async fn a_damaged_backup_is_refused_with_nothing_written() {
     };
     // The last of all files, so that whoever writes while he checks has written by then.
     let files = walk(&path);
-    let victim = files.iter().filter(|file| file.ends_with("dump")).max().expect("a dump");
+    let victim = files.iter().filter(|path| path.ends_with(file)).max().expect("a shard's part");
     let whole = std::fs::read(victim).expect("readable");
     let mut bent = whole.clone();
     *bent.last_mut().expect("not empty") ^= 1;
@@ -286,18 +316,20 @@ async fn a_damaged_backup_is_refused_with_nothing_written() {
 
     let manifest = path.join("backup.json");
     let text = std::fs::read_to_string(&manifest).expect("readable");
-    let outside =
-        text.rsplit_once("}\n").expect("a manifest").0.replace("shard-0/dump", "../dump") + "}";
+    let (json, _) = text.split_once('\n').expect("an object and its checksum");
+    let outside = json.replace(&format!("shard-0/{file}"), &format!("../{file}"));
     let forged = format!("{outside}\n{:08x}\n", crc32c::crc32c(outside.as_bytes()));
-    std::fs::write(path.parent().expect("a parent").join("dump"), &whole).expect("writable");
+    std::fs::write(path.parent().expect("a parent").join(file), &whole).expect("writable");
     std::fs::write(&manifest, forged).expect("writable");
     refuse("a path that leaves the backup");
     std::fs::write(&manifest, text).expect("writable");
 
+    let configured = loaded.config.storage.engine;
     loaded.config.storage.engine = kvstore::config::Engine::Memory;
     let error = kvstore::server::restore(&path, &loaded.config).expect_err("another engine");
-    assert!(error.to_string().contains("sled") && !target.exists(), "{error}");
-    loaded.config.storage.engine = kvstore::config::Engine::Sled;
+    let word = configured.as_str();
+    assert!(error.to_string().contains(word) && !target.exists(), "{error}");
+    loaded.config.storage.engine = configured;
     loaded.config.hash_ring.shards += 1;
     let error = kvstore::server::restore(&path, &loaded.config).expect_err("other shards");
     assert!(error.to_string().contains("shards") && !target.exists(), "{error}");

@@ -229,7 +229,7 @@ fn slow_body() -> (reqwest::Body, BodySender) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_waits_for_calls_that_run() {
-    let mut node = TestNode::with(&["kvstore.storage.engine=sled"]).await;
+    let mut node = TestNode::start().await;
     let (body, mut sender) = slow_body();
     let url = node.url("/api/v1/json/late");
     let late = tokio::spawn(async move { Client::new().put(url).body(body).send().await });

@@ -1,5 +1,5 @@
-//! Running compactions: what to do is chosen by `compaction::picker`, done by `compaction::job`; here it is kept apart
-//! what several do at one time, and made the present tree.
+//! Running compactions: what to do is chosen by `compaction::picker`, which also says what may run at the same time, and
+//! done by `compaction::job`; here it is made the present tree.
 //!
 //! Views keep memtables and tables of their own ([`Tree`](super::tree::Tree)), so that a compaction has to spare nothing
 //! for them: the present, at the clock of what is flushed, is the only moment that it must preserve.
@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::compaction::job::Job;
-use super::compaction::picker::{Choice, Hints, Manual, ManualStep, Reason, choose, choose_manual};
+use super::compaction::picker::{
+    Choice, Hints, Manual, ManualStep, Reason, Running, Scope, choose, choose_manual,
+};
 use super::compaction::range_deletions;
 use super::compaction::rules::Readers;
 use super::engine::Engine;
-use super::files::FileNumber;
-use super::options::TableOptions;
-use super::version::{LAST_LEVEL, Version};
+use super::version::Version;
 use crate::storage::{KeyRange, Result};
 
-/// What was picked, with the tree it was picked from. Its tables are busy until it is dropped.
+/// What was picked, with the tree it was picked from. It is one of those that run until it is dropped.
 struct Picked<'a> {
     engine: &'a Engine,
     version: Arc<Version>,
@@ -27,22 +27,24 @@ struct Picked<'a> {
 
 impl Drop for Picked<'_> {
     fn drop(&mut self) {
-        let mut busy = self.engine.busy.lock();
-        for table in self.choice.tables() {
-            busy.remove(&table.number());
-        }
-        drop(busy);
+        self.engine.running.lock().end(&self.choice);
         self.engine.note_progress();
     }
 }
 
 impl Engine {
-    /// As a job in the background: one compaction, if there is anything to do.
-    pub(super) fn compact_in_background(self: &Arc<Self>) {
+    /// As a job in the background: one compaction, if there is anything to do. `urgent`: only what must not wait.
+    pub(super) fn compact_in_background(&self, urgent: bool) {
         if !self.shared.options.compaction || !self.is_alive() || self.is_aborted() {
             return;
         }
-        let picked = match self.pick() {
+        let space = self.wants_space.load(Ordering::Acquire);
+        let scope = match () {
+            () if urgent => Scope::LevelZero,
+            () if space => Scope::Space,
+            () => Scope::Size,
+        };
+        let picked = match self.pick(scope) {
             Ok(Some(picked)) => picked,
             Ok(None) => {
                 // What readers have let go meanwhile.
@@ -81,7 +83,11 @@ impl Engine {
             self.check_alive()?;
             match self.pick_manual(&manual)? {
                 Step::Do(picked) => {
-                    self.carry_out(&picked)?;
+                    let outcome = self.carry_out(&picked);
+                    drop(picked);
+                    // What could not be done beside it.
+                    self.shared.queue.compaction_due(self.id());
+                    outcome?;
                 }
                 Step::Wait => self.wait_for_compaction(),
                 Step::Done => break,
@@ -90,53 +96,51 @@ impl Engine {
         self.directory.remove_garbage().map(drop)
     }
 
-    fn pick(&self) -> Result<Option<Picked<'_>>> {
-        let space = self.wants_space.load(Ordering::Acquire);
-        let mut busy = self.busy.lock();
-        // One at a time: what a merge may drop depends on where all older entries are when it is committed.
-        if !busy.is_empty() {
-            return Ok(None);
-        }
-        let version = Arc::clone(&self.tree().version);
-        let readers = present(&version);
-        let deletions = range_deletions(&version)?;
-        let hints = Hints { busy: &busy, readers: &readers, deletions: &deletions, space };
-        let Some((reason, choice)) = choose(&version, &self.shared.options.picker, &hints) else {
-            if space {
+    fn pick(&self, scope: Scope) -> Result<Option<Picked<'_>>> {
+        self.pick_by(scope, |version, hints, running| {
+            let choice = choose(version, &self.shared.options.picker, hints);
+            if choice.is_none() && scope == Scope::Space && running.is_empty() {
                 self.wants_space.store(false, Ordering::Release);
             }
-            return Ok(None);
-        };
-        busy.extend(choice.tables().map(|table| table.number()));
-        drop(busy);
-        Ok(Some(Picked { engine: self, version, reason, choice }))
+            choice
+        })
     }
 
     fn pick_manual(&self, manual: &Manual) -> Result<Step<'_>> {
-        let mut busy = self.busy.lock();
-        if !busy.is_empty() {
-            return Ok(Step::Wait);
-        }
+        let mut step = Step::Done;
+        let picked = self.pick_by(Scope::Space, |version, hints, _| {
+            match choose_manual(version, &self.shared.options.picker, hints, manual) {
+                ManualStep::Do(choice) => return Some((Reason::Manual, choice)),
+                ManualStep::Wait => step = Step::Wait,
+                ManualStep::Done => step = Step::Done,
+            }
+            None
+        });
+        Ok(picked?.map_or(step, Step::Do))
+    }
+
+    /// What `choose` says is one of those that run from now on.
+    fn pick_by(
+        &self,
+        scope: Scope,
+        choose: impl FnOnce(&Version, &Hints<'_>, &Running) -> Option<(Reason, Choice)>,
+    ) -> Result<Option<Picked<'_>>> {
+        let mut running = self.running.lock();
+        // Under the lock: what came of all that does not run any more is in it.
         let version = Arc::clone(&self.tree().version);
         let readers = present(&version);
         let deletions = range_deletions(&version)?;
-        let hints = Hints { busy: &busy, readers: &readers, deletions: &deletions, space: true };
-        let step = match choose_manual(&version, &self.shared.options.picker, &hints, manual) {
-            ManualStep::Do(choice) => {
-                busy.extend(choice.tables().map(|table| table.number()));
-                drop(busy);
-                Step::Do(Picked { engine: self, version, reason: Reason::Manual, choice })
-            }
-            ManualStep::Wait => Step::Wait,
-            ManualStep::Done => Step::Done,
-        };
-        Ok(step)
+        let hints = Hints { running: &running, readers: &readers, deletions: &deletions, scope };
+        let Some((reason, choice)) = choose(&version, &hints, &running) else { return Ok(None) };
+        running.begin(choice.clone());
+        drop(running);
+        Ok(Some(Picked { engine: self, version, reason, choice }))
     }
 
     /// Waits until a compaction of somebody else has ended.
     fn wait_for_compaction(&self) {
         let mut trouble = self.trouble.lock();
-        if !self.busy.lock().is_empty() && !self.is_aborted() && self.is_alive() {
+        if !self.running.lock().is_empty() && !self.is_aborted() && self.is_alive() {
             self.progress.wait(&mut trouble);
         }
     }
@@ -158,7 +162,7 @@ impl Engine {
                     inputs,
                     to: *to,
                     readers: &present(version),
-                    layout: options.table_options(TableOptions::for_level(*to, *to == LAST_LEVEL)),
+                    layout: options.table_options(*to),
                     table_bytes: options.picker.table_bytes.min(options.table_bytes_max),
                     table_bytes_max: options.table_bytes_max,
                     abort: self.aborted(),
@@ -192,10 +196,4 @@ enum Step<'a> {
 
 fn present(version: &Version) -> Readers {
     Readers::new(&[], version.flushed().clock)
-}
-
-/// Tables that compactions are at work on.
-pub(super) fn busy_tables(engine: &Engine) -> usize {
-    let busy: &std::collections::HashSet<FileNumber> = &engine.busy.lock();
-    busy.len()
 }

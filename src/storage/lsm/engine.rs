@@ -7,14 +7,13 @@
 //! | lock | held | over |
 //! |---|---|---|
 //! | `flushing` | by one flush at a time | writing a table, the manifest |
-//! | `busy` | while a compaction is picked | reading range deletions |
+//! | `running` | while a compaction is picked | reading range deletions |
 //! | `writer` | by one writer at a time | memory only, and taking a place in the log |
 //! | `manifest` | while an edit is made durable | a sync |
 //! | `switch` | while the tree is exchanged | nothing |
 //!
 //! Readers take none of them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -23,8 +22,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::catalogue::EngineId;
 use super::compaction::pacer::{Load, Pacer};
-use super::compaction::picker::debt_bytes;
-use super::files::{FileNumber, TableDirectory};
+use super::compaction::picker::{Running, debt_bytes};
+use super::files::TableDirectory;
 use super::manifest::Manifest;
 use super::memtable::{Memtable, Moment};
 use super::shared::{Failure, Shared, is_final};
@@ -53,7 +52,8 @@ pub(super) struct Engine {
     pub(super) pacer: Pacer,
     // Locks, see above.
     pub(super) flushing: Mutex<()>,
-    pub(super) busy: Mutex<HashSet<FileNumber>>,
+    /// The compactions that run.
+    pub(super) running: Mutex<Running>,
     pub(super) writer: Mutex<Writer>,
     manifest: Mutex<Manifest>,
     switch: Mutex<()>,
@@ -83,7 +83,7 @@ impl Engine {
         let version = Arc::clone(manifest.version());
         let flushed = version.flushed();
         let moment = Moment { seqno: flushed.seqno, clock: flushed.clock };
-        let active = Arc::new(Memtable::new(shared.options.memtable_bytes, moment));
+        let active = Arc::new(Memtable::new(moment));
         let pacer = Pacer::new(shared.options.pacer.clone());
         let engine = Arc::new(Self {
             id,
@@ -98,7 +98,7 @@ impl Engine {
             figures: Figures::default(),
             pacer,
             flushing: Mutex::new(()),
-            busy: Mutex::default(),
+            running: Mutex::default(),
             writer: Mutex::new(Writer { last: flushed.seqno, position: None }),
             manifest: Mutex::new(manifest),
             switch: Mutex::new(()),
@@ -165,8 +165,7 @@ impl Engine {
     pub(super) fn seal(&self, _writer: &mut Writer, log_end: Position) {
         let _switch = self.switch.lock();
         let tree = self.tree.load();
-        let bytes = self.shared.options.memtable_bytes;
-        let active = Arc::new(Memtable::new(bytes, tree.moment()));
+        let active = Arc::new(tree.active.next());
         self.tree.store(Arc::new(tree.with_active(active, log_end)));
         self.report_load();
     }

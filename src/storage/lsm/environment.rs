@@ -124,6 +124,7 @@ impl Node {
                 .ok_or_else(|| Error::Invalid(format!("engine {name:?} is being removed")));
         }
         self.shared.failure.check()?;
+        self.shared.check_room()?;
         let empty = VersionEdit::default();
         self.add_engine(&mut catalogue, name, &empty, |_| Ok(()))
     }
@@ -231,6 +232,7 @@ impl Environment for LsmEnvironment {
         let tree = checkpoint::read(&shared.fs, copy)?;
         let mut catalogue = self.node.catalogue.lock();
         shared.failure.check()?;
+        shared.check_room()?;
         let old = catalogue.engines().get(name.name()).copied();
         self.node.add_engine(&mut catalogue, name.name(), &tree, |directory| {
             checkpoint::link_tables(&*shared.fs, copy, &tree, directory)

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use super::engine::Engine;
 use super::key::KeyHash;
 use super::memtable::{Memtable, MemtableCursor, Moment};
-use super::options::TableOptions;
 use super::table::{TableBuilder, TableMetadata, TableUid};
 use super::tree::Sealed;
 use super::version::{AddedTable, Flushed, VersionEdit};
@@ -72,7 +71,9 @@ impl Engine {
         let log = sealed.log_end.max(before.log);
         let mut edit =
             VersionEdit { flushed: Some(Flushed { seqno, clock, log }), ..VersionEdit::default() };
-        if !sealed.memtable.is_empty() {
+        if sealed.memtable.is_empty() {
+            self.commit_edit(&edit)?;
+        } else {
             let (number, uid) = self.directory.allocate();
             let path = self.directory.table_path(number);
             let written = self.write_table(&path, uid, &sealed.memtable);
@@ -88,8 +89,6 @@ impl Engine {
                 }
                 return Err(error);
             }
-        } else {
-            self.commit_edit(&edit)?;
         }
         self.note_durable(seqno);
         if let Some(owner_log) = self.shared.log() {
@@ -109,12 +108,12 @@ impl Engine {
         uid: TableUid,
         memtable: &Memtable,
     ) -> Result<TableMetadata> {
-        let options = self.shared.options.table_options(TableOptions::for_level(0, false));
+        let options = self.shared.options.table_options(0);
         let mut builder = TableBuilder::create(&*self.shared.fs, path, uid, options)?;
         let mut cursor = MemtableCursor::new(memtable, KeyRange::ALL);
         let mut last: Option<Vec<u8>> = None;
         let newest = memtable.moment().seqno;
-        let mut there = cursor.seek_to_first()?;
+        let mut there = cursor.seek_to_first();
         while there && let Some(entry) = cursor.entry() {
             if last.as_deref() != Some(entry.key) {
                 let key = last.get_or_insert_default();
@@ -125,7 +124,7 @@ impl Engine {
                     builder.add(&entry, KeyHash::of(entry.key))?;
                 }
             }
-            there = cursor.next()?;
+            there = cursor.next();
         }
         for run in memtable.range_deletions().iter() {
             for (start, end, seqno) in &run.deletions {

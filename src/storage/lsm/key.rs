@@ -106,16 +106,9 @@ pub(crate) fn compare(a: (&[u8], Ordinal), b: (&[u8], Ordinal)) -> Ordering {
     a.0.cmp(b.0).then(a.1.cmp(&b.1))
 }
 
-/// Appends an internal key as bytes.
-pub(crate) fn put_internal(buffer: &mut Vec<u8>, key: &[u8], ordinal: Ordinal) {
-    buffer.extend_from_slice(key);
-    buffer.extend_from_slice(&ordinal.as_u64().to_be_bytes());
-}
-
-/// Takes the bytes of an internal key apart; `None` when they are too few.
-pub(crate) fn split_internal(bytes: &[u8]) -> Option<(&[u8], Ordinal)> {
-    let (key, ordinal) = bytes.split_last_chunk()?;
-    Some((key, Ordinal::from_u64(u64::from_be_bytes(*ordinal))))
+/// Bytes that `a` and `b` both begin with.
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// The one hash of a user key: filters and blocks use different bits of it.
@@ -192,18 +185,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_internal_key_reads_back(key: Vec<u8>, seqno in 0..=SEQNO_MAX.0, kind in 1..=4u8) {
+        fn every_ordinal_reads_back(seqno in 0..=SEQNO_MAX.0, kind in 1..=4u8) {
             let kind = Kind::from_byte(kind).expect("there are four");
             let ordinal = Ordinal::new(Seqno(seqno), kind);
             prop_assert_eq!((ordinal.seqno(), ordinal.kind()), (Seqno(seqno), Some(kind)));
-            let mut bytes = Vec::new();
-            put_internal(&mut bytes, &key, ordinal);
-            prop_assert_eq!(split_internal(&bytes), Some((&key[..], ordinal)));
-        }
-
-        #[test]
-        fn any_bytes_are_split_or_refused(bytes: Vec<u8>) {
-            prop_assert_eq!(split_internal(&bytes).is_some(), bytes.len() >= 8);
         }
     }
 }

@@ -32,8 +32,8 @@ impl Source {
 
     fn start(&mut self, direction: Direction) -> Result<bool> {
         match (self, direction) {
-            (Self::Memtable(cursor), Direction::Forward) => cursor.seek_to_first(),
-            (Self::Memtable(cursor), Direction::Reverse) => cursor.seek_to_last(),
+            (Self::Memtable(cursor), Direction::Forward) => Ok(cursor.seek_to_first()),
+            (Self::Memtable(cursor), Direction::Reverse) => Ok(cursor.seek_to_last()),
             (Self::Table(cursor), Direction::Forward) => cursor.seek_to_first(),
             (Self::Table(cursor), Direction::Reverse) => cursor.seek_to_last(),
             (Self::Level(cursor), direction) => cursor.start(direction),
@@ -43,8 +43,8 @@ impl Source {
     #[inline]
     fn advance(&mut self, direction: Direction) -> Result<bool> {
         match (self, direction) {
-            (Self::Memtable(cursor), Direction::Forward) => cursor.next(),
-            (Self::Memtable(cursor), Direction::Reverse) => cursor.prev(),
+            (Self::Memtable(cursor), Direction::Forward) => Ok(cursor.next()),
+            (Self::Memtable(cursor), Direction::Reverse) => Ok(cursor.prev()),
             (Self::Table(cursor), Direction::Forward) => cursor.next(),
             (Self::Table(cursor), Direction::Reverse) => cursor.prev(),
             (Self::Level(cursor), direction) => cursor.advance(direction),

@@ -1,13 +1,19 @@
 //! The LSM engine: sorted, immutable tables under one cache, and what merges them.
 //!
-//! Built from the bottom up. In every build: [`key`] (internal keys and their order), [`options`] (how a table is laid
-//! out), [`table`] (its file: written once, read by anyone) and [`cache`] (the blocks in memory, of all engines of a
-//! process).
+//! Built from the bottom up; each file opens with what it is.
 //!
-//! Behind the feature `lsm-preview`, off by default, because it is not finished: memtables, the manifest, compaction and the engine
-//! itself. Known: compaction loses or brings back keys in some histories: the model test of `compaction::job` finds one, and deleted keys came back
-//! in the engine with several compactions at a time (`compact` allows one until the cause is found). Nothing but tests opens it:
-//! `cargo test --lib --features lsm-preview lsm`.
+//! | what | where |
+//! |---|---|
+//! | internal keys and their order | `key` |
+//! | tables: written once, read by anyone; blocks in memory, of all engines of a process | `table`, `options`, `cache` |
+//! | memtables | `memtable` |
+//! | which tables there are: levels, versions, the manifest | `files`, `level`, `version`, `manifest` |
+//! | what is merged when, and how | `compaction` |
+//! | reading: one key, a range | `tree`, `read`, `merge`, `scan` |
+//! | one engine, phase by phase | `engine`, `write`, `flush`, `compact`, `checkpoint`, `recovery`, `status` |
+//! | all engines of a node | `environment`, `catalogue`, `shared`, `room`, `settings`, `worker` |
+//!
+//! ARCHITECTURE.md tells a write and a read through all of it, down to the bytes.
 //!
 //! Invariants: synchronous; no file but through [`util::fs`](crate::util::fs); no clock, no randomness of its own.
 
@@ -28,6 +34,7 @@ mod merge;
 pub(crate) mod options;
 mod read;
 mod recovery;
+mod room;
 mod scan;
 mod settings;
 mod shared;

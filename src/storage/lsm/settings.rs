@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::compaction::pacer::PacerOptions;
 use super::compaction::picker::PickerOptions;
-use super::options::TableOptions;
+use super::options::{Compression, TableOptions};
+use super::version::LAST_LEVEL;
 use crate::wal;
 
 /// Settings of an environment.
@@ -18,6 +19,9 @@ pub struct LsmOptions {
     pub cache_bytes: usize,
     /// No table of a compaction is larger, unless one key needs it. Default 100 MiB.
     pub table_bytes_max: u64,
+    /// Compresses what reaches the last level by Zstandard at this level, instead of LZ4: smaller files, dearer reads.
+    /// Default none.
+    pub last_level_zstd: Option<i32>,
     /// Whether writes go to a log. Without, only a flush makes them durable, and the caller replays. Default yes.
     pub log: bool,
     /// Size of a segment of the log. Default 64 MiB.
@@ -28,9 +32,13 @@ pub struct LsmOptions {
     pub compaction: bool,
     /// How often there is a look for work that only saves space. Default 300 s.
     pub compaction_interval: Duration,
-    /// Threads for flushes and compactions, at least two; 0: none, whoever uses the environment does the work on his
-    /// own thread, for simulations. Default as many as processors.
+    /// Threads for flushes and compactions, besides one that only flushes and one that only compacts level 0; 0: none at
+    /// all, whoever uses the environment does the work on his own thread, for simulations. Default one less than
+    /// processors, at least one.
     pub threads: usize,
+    /// Writes are refused with [`Error::DiskFull`](crate::storage::Error::DiskFull) while the file system has fewer free
+    /// bytes than this, besides what they need; batches that only delete may use three quarters of it. Default 16 MiB.
+    pub disk_reserve_bytes: u64,
     /// Random, another one for each opening.
     pub seed: u64,
     pub(crate) picker: PickerOptions,
@@ -46,12 +54,14 @@ impl LsmOptions {
             memtables_bytes_max: 4 * memtable_bytes,
             cache_bytes: 256 << 20,
             table_bytes_max: 100 << 20,
+            last_level_zstd: None,
             log: true,
             log_segment_bytes: 64 << 20,
             log_bytes_max: 512 << 20,
             compaction: true,
-            compaction_interval: Duration::from_secs(300),
-            threads: std::thread::available_parallelism().map_or(2, usize::from).max(2),
+            compaction_interval: Duration::from_mins(5),
+            threads: std::thread::available_parallelism().map_or(2, usize::from).max(2) - 1,
+            disk_reserve_bytes: 16 << 20,
             seed,
             picker: PickerOptions::default(),
             pacer: PacerOptions::default(),
@@ -73,7 +83,8 @@ impl LsmOptions {
         options.log_segment_bytes = 1 << random.random_range(12..18);
         options.log_bytes_max = u64::from(options.log_segment_bytes) * random.random_range(1..8);
         options.compaction_interval = Duration::from_millis(random.random_range(1..200));
-        options.threads = 2 + usize::from(random.random::<bool>());
+        options.last_level_zstd = random.random::<bool>().then_some(1);
+        options.threads = random.random_range(1..4);
         options.picker.l0_tables = random.random_range(1..5);
         options.picker.base_bytes = 4 << random.random_range(10..15);
         options.picker.growth = random.random_range(2..10);
@@ -85,8 +96,13 @@ impl LsmOptions {
         options
     }
 
-    /// As settings of a whole environment bend the layout that suits a level.
-    pub(super) fn table_options(&self, options: TableOptions) -> TableOptions {
+    /// The layout of a table of `level`.
+    pub(super) fn table_options(&self, level: usize) -> TableOptions {
+        let is_last = level == LAST_LEVEL;
+        let mut options = TableOptions::for_level(level, is_last);
+        if let Some(zstd) = self.last_level_zstd.filter(|_| is_last) {
+            options.compression = Compression::Zstd(zstd);
+        }
         options
     }
 

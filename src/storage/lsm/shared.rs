@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache::BlockCache;
+use super::room::Room;
 use super::settings::LsmOptions;
 use super::worker::Queue;
 use crate::storage::{Error, Result};
@@ -29,6 +30,7 @@ pub(super) struct Shared {
     /// Set once, when what it held has been replayed; never without `options.log`.
     pub(super) log: OnceLock<Wal>,
     // Own synchronisation.
+    pub(super) room: Room,
     pub(super) queue: Queue,
     /// The log has failed: no engine takes writes.
     pub(super) failure: Failure,
@@ -44,6 +46,7 @@ impl Shared {
             directory,
             cache: BlockCache::new(options.cache_bytes),
             log: OnceLock::new(),
+            room: Room::new(options.disk_reserve_bytes),
             queue: Queue::default(),
             failure: Failure::default(),
             seeds: AtomicU64::new(0),
@@ -56,6 +59,11 @@ impl Shared {
     pub(super) fn seed(&self) -> u64 {
         let number = self.seeds.fetch_add(1, Ordering::Relaxed);
         xxh3_64_with_seed(&number.to_le_bytes(), self.options.seed)
+    }
+
+    /// [`Error::DiskFull`] when there is no room for anything new.
+    pub(super) fn check_room(&self) -> Result<()> {
+        self.room.check_any(&*self.fs, &self.directory)
     }
 
     /// The log, when there is one and it was opened.

@@ -1,7 +1,9 @@
 //! What an engine and an environment say about themselves.
 //!
-//! `keys` and `bytes` are sums over memtables and tables: exact as long as nothing was overwritten, deleted or expired
-//! since the last compaction of it; reserved keys are left out while they are in memtables only.
+//! `keys` and `bytes` are sums over memtables and tables, because to know more would cost each write a read: a value is
+//! taken for that of a new key, and a tombstone for the end of an older one, unless the same memtable or table, or an empty
+//! tree below it, says otherwise. So they are exact until a key is overwritten, expires or goes with a range after its
+//! memtable was flushed, and again once compaction has met both.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::compaction::pacer::Cause;
 use super::compaction::picker::{Reason, debt_bytes};
 use super::engine::Engine;
+use super::files::TableFile;
+use super::level::Span;
 use super::shared::Shared;
-use super::version::LEVELS;
+use super::tree::Tree;
+use super::version::{LEVELS, Version};
 use crate::storage::{EngineStatus, EnvironmentStatus};
 use crate::util::time::Timestamp;
 
@@ -85,20 +90,7 @@ impl Engine {
             figures.insert(millis, stalls.delayed.as_secs_f64() * 1e3);
             figures.insert(stops, stalls.stops as f64);
         }
-        let (mut keys, mut bytes, mut deleted, mut disk_bytes) = (0, 0, 0, 0);
-        for memtable in tree.memtables() {
-            let counts = memtable.counts();
-            keys += counts.puts;
-            bytes += counts.put_bytes;
-            deleted += counts.deletions;
-        }
-        for (_, table) in tree.version.tables() {
-            let properties = table.properties();
-            keys += properties.distinct_keys.saturating_sub(properties.deletions);
-            bytes += properties.raw_key_bytes + properties.raw_value_bytes;
-            deleted += properties.deletions;
-            disk_bytes += table.size_bytes();
-        }
+        let Totals { keys, bytes, disk_bytes } = Totals::of(&tree);
         for (number, level) in tree.version.levels().iter().enumerate() {
             figures.insert(TABLES[number], level.tables().len() as f64);
             figures.insert(BYTES[number], level.size_bytes() as f64);
@@ -115,11 +107,10 @@ impl Engine {
         }
         let debt = debt_bytes(&tree.version, &self.shared.options.picker);
         figures.insert("compaction_debt_bytes", debt as f64);
-        figures.insert("compacting_tables", super::compact::busy_tables(self) as f64);
+        figures.insert("compacting_tables", self.running.lock().tables() as f64);
         figures.insert("sealed_memtables", tree.sealed.len() as f64);
         EngineStatus {
-            // Each deletion is taken to have removed one of the others.
-            keys: u64::saturating_sub(keys, deleted),
+            keys,
             bytes,
             disk_bytes,
             memory_bytes: tree.memtable_bytes() as u64,
@@ -148,6 +139,55 @@ impl Engine {
         };
         memtables.chain(tables).filter_map(next).min()
     }
+}
+
+/// Sums over a tree.
+#[derive(Default)]
+struct Totals {
+    keys: u64,
+    bytes: u64,
+    disk_bytes: u64,
+}
+
+impl Totals {
+    fn of(tree: &Tree) -> Self {
+        let (mut totals, mut deleted) = (Self::default(), 0);
+        // From the oldest to the newest: a tombstone over nothing has removed nothing.
+        for (number, level) in tree.version.levels().iter().enumerate().rev() {
+            for table in level.tables().iter().rev() {
+                let properties = table.properties();
+                let deletions = properties.deletions;
+                let kept = deletions + properties.reserved_keys;
+                totals.keys += properties.distinct_keys.saturating_sub(kept);
+                let bytes = properties.raw_key_bytes + properties.raw_value_bytes;
+                totals.bytes += bytes.saturating_sub(properties.reserved_bytes);
+                totals.disk_bytes += table.size_bytes();
+                if deletions > 0 && lies_over_others(&tree.version, number, table) {
+                    deleted += deletions;
+                }
+            }
+        }
+        let mut is_empty = tree.version.tables().next().is_none();
+        let memtables: Vec<_> = tree.memtables().collect();
+        for memtable in memtables.into_iter().rev() {
+            let counts = memtable.counts();
+            totals.keys += counts.keys;
+            totals.bytes += counts.key_value_bytes;
+            deleted += if is_empty { 0 } else { counts.deletions };
+            is_empty &= memtable.is_empty();
+        }
+        totals.keys = totals.keys.saturating_sub(deleted);
+        totals
+    }
+}
+
+/// Whether there may be older entries of the keys of a table of level `number`.
+fn lies_over_others(version: &Version, number: usize, table: &TableFile) -> bool {
+    let span = Span::of(table);
+    let is_older = |other: &TableFile| other.properties().seqno_max < table.properties().seqno_min;
+    let beside = version.level(0).tables().iter().filter(|other| number == 0 && is_older(other));
+    beside.into_iter().any(|other| Span::of(other).overlaps(span))
+        || version.levels()[number + 1..].iter().any(|level| !level.range(span).is_empty())
 }
 
 /// See [`Environment::status`](crate::storage::Environment::status).

@@ -8,6 +8,8 @@ use std::cell::Cell;
 pub(crate) struct Allocations {
     /// Calls of the allocator that asked for memory.
     pub(crate) count: usize,
+    /// Bytes in all, given back or not.
+    pub(crate) bytes: usize,
     /// The largest single one, in bytes.
     pub(crate) largest_bytes: usize,
 }
@@ -20,7 +22,9 @@ pub(crate) fn allocations<R>(what: impl FnOnce() -> R) -> (R, Allocations) {
 }
 
 thread_local! {
-    static COUNTED: Cell<Allocations> = const { Cell::new(Allocations { count: 0, largest_bytes: 0 }) };
+    static COUNTED: Cell<Allocations> = const {
+        Cell::new(Allocations { count: 0, bytes: 0, largest_bytes: 0 })
+    };
 }
 
 struct Counting;
@@ -31,9 +35,11 @@ static ALLOCATOR: Counting = Counting;
 fn note(bytes: usize) {
     // Not while the thread ends: its counter may be gone.
     let _ = COUNTED.try_with(|counted| {
-        let Allocations { count, largest_bytes } = counted.get();
-        let largest_bytes = largest_bytes.max(bytes);
-        counted.set(Allocations { count: count + 1, largest_bytes });
+        let mut so_far = counted.get();
+        so_far.count += 1;
+        so_far.bytes += bytes;
+        so_far.largest_bytes = so_far.largest_bytes.max(bytes);
+        counted.set(so_far);
     });
 }
 

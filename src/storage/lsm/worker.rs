@@ -1,7 +1,14 @@
 //! Flushes and compactions in the background: one queue for all engines of an environment.
 //!
-//! Flushes go first, because writers wait for them, and one thread does nothing else, so that a flush never waits for a
-//! compaction. An engine is in a queue at most once. In an environment without threads the same jobs are done one by one
+//! | thread | does |
+//! |---|---|
+//! | `lsm-flush` | flushes: writers wait for them |
+//! | `lsm-level-0` | compactions of level 0: writers wait for those next |
+//! | `lsm-work-N` | whatever is most urgent |
+//! | `lsm-space` | each interval: tells all engines to look for what only saves space |
+//!
+//! So neither a flush nor level 0 ever waits until a merge of deeper levels has ended, which may take minutes (Balmau et al.,
+//! ATC '19). An engine is in a queue at most once. In an environment without threads the same jobs are done one by one
 //! by whoever calls [`Queue::drive`].
 //!
 //! The queue holds the engines, the threads hold the queue's owner only while they work; [`Queue::stop`] ends both.
@@ -22,7 +29,16 @@ use super::shared::Shared;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Job {
     Flush,
+    CompactLevelZero,
     Compact,
+}
+
+/// What a thread takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Flushes,
+    LevelZero,
+    All,
 }
 
 /// See the [module](self).
@@ -37,6 +53,8 @@ pub(super) struct Queue {
 struct State {
     engines: BTreeMap<EngineId, Arc<Engine>>,
     flushes: VecDeque<EngineId>,
+    /// For the thread that does nothing but level 0.
+    level_zero: VecDeque<EngineId>,
     compactions: VecDeque<EngineId>,
     /// One item for each thread that works.
     running: Vec<EngineId>,
@@ -44,11 +62,12 @@ struct State {
 }
 
 impl State {
-    fn take(&mut self, flushes_only: bool) -> Option<(Job, Arc<Engine>)> {
-        let (job, id) = match self.flushes.pop_front() {
-            Some(id) => (Job::Flush, id),
-            None if flushes_only => return None,
-            None => (Job::Compact, self.compactions.pop_front()?),
+    fn take(&mut self, duty: Duty) -> Option<(Job, Arc<Engine>)> {
+        let mut flush = || Some((Job::Flush, self.flushes.pop_front()?));
+        let (job, id) = match duty {
+            Duty::Flushes => flush()?,
+            Duty::LevelZero => (Job::CompactLevelZero, self.level_zero.pop_front()?),
+            Duty::All => flush().or_else(|| Some((Job::Compact, self.compactions.pop_front()?)))?,
         };
         let engine = Arc::clone(self.engines.get(&id)?);
         self.running.push(id);
@@ -70,6 +89,7 @@ impl Queue {
         }
         let mut state = self.state.lock();
         state.flushes.retain(|other| *other != id);
+        state.level_zero.retain(|other| *other != id);
         state.compactions.retain(|other| *other != id);
         while state.running.contains(&id) {
             self.changed.wait(&mut state);
@@ -98,15 +118,21 @@ impl Queue {
     /// The engine may have something to compact.
     pub(super) fn compaction_due(&self, id: EngineId) {
         let mut state = self.state.lock();
-        if state.engines.contains_key(&id) && !state.compactions.contains(&id) {
-            state.compactions.push_back(id);
-            self.changed.notify_all();
+        if !state.engines.contains_key(&id) {
+            return;
         }
+        let State { level_zero, compactions, .. } = &mut *state;
+        for queue in [level_zero, compactions] {
+            if !queue.contains(&id) {
+                queue.push_back(id);
+            }
+        }
+        self.changed.notify_all();
     }
 
     /// Does one job on this thread; false when there was none.
     pub(super) fn drive(&self) -> bool {
-        let job = self.state.lock().take(false);
+        let job = self.state.lock().take(Duty::All);
         let Some((job, engine)) = job else { return false };
         self.run(job, engine);
         true
@@ -132,7 +158,8 @@ impl Queue {
         let id = engine.id();
         let done = catch_unwind(AssertUnwindSafe(|| match job {
             Job::Flush => engine.flush_in_background(),
-            Job::Compact => engine.compact_in_background(),
+            Job::CompactLevelZero => engine.compact_in_background(true),
+            Job::Compact => engine.compact_in_background(false),
         }));
         if done.is_err() {
             engine.poison("a thread in the background panicked");
@@ -145,10 +172,10 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    fn work(&self, flushes_only: bool) {
+    fn work(&self, duty: Duty) {
         let mut state = self.state.lock();
         while !state.stopping {
-            if let Some((job, engine)) = state.take(flushes_only) {
+            if let Some((job, engine)) = state.take(duty) {
                 drop(state);
                 self.run(job, engine);
                 state = self.state.lock();
@@ -191,11 +218,12 @@ pub(super) fn spawn(shared: &Arc<Shared>) -> std::io::Result<Vec<JoinHandle<()>>
     if count == 0 {
         return Ok(threads);
     }
-    start("lsm-flush".to_owned(), Box::new(|queue| queue.work(true)))?;
-    for number in 1..count.max(2) {
-        start(format!("lsm-work-{number}"), Box::new(|queue| queue.work(false)))?;
+    start("lsm-flush".to_owned(), Box::new(|queue| queue.work(Duty::Flushes)))?;
+    for number in 1..=count {
+        start(format!("lsm-work-{number}"), Box::new(|queue| queue.work(Duty::All)))?;
     }
     if shared.options.compaction {
+        start("lsm-level-0".to_owned(), Box::new(|queue| queue.work(Duty::LevelZero)))?;
         let interval = shared.options.compaction_interval;
         start("lsm-space".to_owned(), Box::new(move |queue| queue.work_by_the_hour(interval)))?;
     }

@@ -18,6 +18,7 @@ impl Engine {
         if batch.is_empty() {
             return self.barrier(durability);
         }
+        self.shared.room.check(&*self.shared.fs, &self.shared.directory, batch)?;
         self.admit(batch.size_bytes())?;
         let (seqno, position) = self.append(batch)?;
         self.commit(seqno, position, durability)?;
@@ -47,7 +48,6 @@ impl Engine {
             let log_end = self.log_end();
             self.seal(&mut writer, log_end);
             self.shared.queue.flush_due(self.id());
-            self.keep_budgets();
         }
         let position = match self.shared.log() {
             None => None,
@@ -58,8 +58,14 @@ impl Engine {
             }
         };
         // Under the lock of writers nobody seals it.
-        let last = self.tree().active.apply(first, batch).seqno;
+        let tree = self.tree();
+        let memory_bytes = tree.active.memory_bytes();
+        let last = tree.active.apply(first, batch).seqno;
         (writer.last, writer.position) = (last, position.or(writer.position));
+        // Memory is taken in large pieces, so that this is rare.
+        if tree.active.memory_bytes() > memory_bytes {
+            self.keep_budgets();
+        }
         Ok((last, position))
     }
 
@@ -149,13 +155,17 @@ impl Engine {
         trouble.as_ref().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Keeps the memory of all memtables, and the length of the log, within their limits.
+    /// Keeps the memory of all memtables, and the length of the log, within their limits: who takes most of it, or needs
+    /// the oldest of the log, is flushed. Not while half of the memory is on its way out already.
     fn keep_budgets(&self) {
         let options = &self.shared.options;
         let engines = self.shared.queue.engines();
-        let bytes = |engine: &Engine| engine.tree().memtable_bytes();
-        if engines.iter().map(|engine| bytes(engine)).sum::<usize>() > options.memtables_bytes_max
-            && let Some(largest) = engines.iter().max_by_key(|engine| bytes(engine))
+        let bytes_max = options.memtables_bytes_max;
+        let active_bytes = |engine: &Engine| engine.tree().active.memory_bytes();
+        let all_bytes = |engine: &Engine| engine.tree().memtable_bytes();
+        if engines.iter().map(|engine| all_bytes(engine)).sum::<usize>() > bytes_max
+            && engines.iter().map(|engine| active_bytes(engine)).sum::<usize>() > bytes_max / 2
+            && let Some(largest) = engines.iter().max_by_key(|engine| active_bytes(engine))
         {
             largest.want_flush();
         }

@@ -58,8 +58,8 @@ const INSTALL_BATCH_BYTES: usize = 1024 * 1024;
 pub struct SledOptions {
     /// Bytes of main memory for sled's page cache, over all engines.
     pub cache_bytes: u64,
-    /// Writes are refused with [`Error::DiskFull`] when the file system has fewer free bytes than this besides what they need. A
-    /// quarter of it is open to batches that only delete.
+    /// Writes are refused with [`Error::DiskFull`] when the file system has fewer free bytes than this besides what they need.
+    /// Batches that only delete may use three quarters of it.
     pub disk_reserve_bytes: u64,
     /// Bytes of main memory that each engine may take for what open views still see and writes have replaced. Beyond it the
     /// oldest views are given up.

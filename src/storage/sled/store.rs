@@ -37,7 +37,8 @@ use sled::IVec;
 use super::SledOptions;
 use super::group::{GroupSync, Round};
 use crate::storage::dump::sync_directory;
-use crate::storage::{Durability, Error, Operation, RESERVED_PREFIX, Result, WriteBatch};
+use crate::storage::limits::reserve_for;
+use crate::storage::{Durability, Error, Result, WriteBatch};
 
 const DATABASE_DIRECTORY: &str = "sled";
 const LOCK_FILE: &str = "lock";
@@ -177,17 +178,9 @@ impl Store {
         }
     }
 
-    /// [`Error::DiskFull`] when `batch` could meet the end of the disk, which would poison the environment. Deleting may use a
-    /// part of the reserve, because it is what helps; so may the caller's bookkeeping that goes with it.
+    /// [`Error::DiskFull`] when `batch` could meet the end of the disk, which would poison the environment.
     pub(super) fn check_space(&self, batch: &WriteBatch) -> Result<()> {
-        let grows = |operation| match operation {
-            Operation::Put { key, .. } => key.first() != Some(&RESERVED_PREFIX),
-            Operation::Delete { .. } | Operation::DeleteRange { .. } => false,
-        };
-        let only_deletes = !batch.operations().any(grows);
-        let reserve =
-            if only_deletes { self.disk_reserve_bytes / 4 } else { self.disk_reserve_bytes };
-        self.check_room(batch.size_bytes() as u64, reserve)
+        self.check_room(batch.size_bytes() as u64, reserve_for(batch, self.disk_reserve_bytes))
     }
 
     /// As [`Self::check_space`] for `bytes` that are to be stored.

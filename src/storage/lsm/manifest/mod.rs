@@ -115,11 +115,6 @@ impl Manifest {
         &self.version
     }
 
-    /// Bytes of the manifest.
-    pub(crate) const fn size_bytes(&self) -> u64 {
-        self.current.end
-    }
-
     /// What ended writing, if anything did.
     pub(crate) fn poison(&self) -> Option<&str> {
         self.poison.as_deref()

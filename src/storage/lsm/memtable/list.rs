@@ -2,12 +2,16 @@
 //!
 //! | node | bytes | |
 //! |---|---|---|
-//! | prefix | 8 | the first eight bytes of the user key as a number, padded with zeros: decides most comparisons |
+//! | head | 8 | eight bytes of the user key as a number: decides most comparisons |
 //! | ordinal | 8 | |
 //! | expiry | 8 | milliseconds; only of a PutTtl |
 //! | lengths | 8 | of the value (4), of the key (2), of the tower (2) |
-//! | tower | 8 x height | the next node at each level |
+//! | tower | 16 x height | at each level the next node, and its head |
 //! | key, value | * | |
+//!
+//! What costs time in a large list is neither a step nor a comparison but the load of a node that no cache has. So the head
+//! of the next node stands beside the pointer to it: only a step to a node loads it, not the look that goes down a level.
+//! Heads leave out what most keys begin with ([`Heads`]).
 //!
 //! Invariants:
 //! * A node never changes after it was linked, but for its tower; no node is ever unlinked.
@@ -24,12 +28,13 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering as Memory};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering as Memory};
 
 use parking_lot::Mutex;
 
 use super::arena::Arena;
-use crate::storage::lsm::key::{InternalEntry, Kind, Ordinal};
+use super::index::{Found, Index};
+use crate::storage::lsm::key::{InternalEntry, KeyHash, Kind, Ordinal, common_prefix};
 use crate::util::time::Timestamp;
 
 /// Levels of the list. A quarter of the nodes of a level are in the next one, so that this suffices for 16 million.
@@ -38,9 +43,15 @@ const HEIGHT_MAX: usize = 12;
 /// One node in this many reaches the next level; a power of two.
 const BRANCHING: u64 = 4;
 
+/// Older versions of a key that are stepped over one by one before the list is searched for the right one.
+const VERSION_STEPS: usize = 8;
+
+/// Keys of a sample that tells what most keys begin with.
+const SAMPLE_KEYS: usize = 16;
+
 #[repr(C)]
 struct Header {
-    prefix: u64,
+    head: u64,
     ordinal: u64,
     expires_at: u64,
     value_bytes: u32,
@@ -48,14 +59,59 @@ struct Header {
     height: u16,
 }
 
+/// One level of a tower.
+///
+/// The writer stores `next`, then `head`; readers load them in the other order. So a reader may find the head of a node
+/// beside a newer one, which lies before it, but never the other way round.
+#[repr(C)]
+struct Link {
+    next: AtomicPtr<Header>,
+    /// That of `next`; the largest when there is none.
+    head: AtomicU64,
+}
+
+impl Link {
+    /// Nothing follows.
+    const fn end() -> Self {
+        Self { next: AtomicPtr::new(ptr::null_mut()), head: AtomicU64::new(u64::MAX) }
+    }
+
+    #[inline]
+    fn next(&self) -> Option<Node> {
+        Node::from_pointer(self.next.load(Memory::Acquire))
+    }
+}
+
 /// A node of a list, alive as long as the list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Node(*const Header);
 
+/// Heads of keys: eight bytes as a number that orders as the keys do, as far as it goes.
+///
+/// Most keys of a memtable begin alike, and like those of the memtable before: these bytes are left out. A key that
+/// begins otherwise has the least or the greatest head, by where it stands.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Heads {
+    shared: Box<[u8]>,
+}
+
+impl Heads {
+    #[inline]
+    fn of(&self, key: &[u8]) -> u64 {
+        match key.strip_prefix(&*self.shared) {
+            Some(rest) => prefix_of(rest),
+            None if key < &*self.shared => 0,
+            None => u64::MAX,
+        }
+    }
+}
+
 /// See the [module](self).
 pub(super) struct List {
+    heads: Heads,
     /// Where each level begins.
-    head: [AtomicPtr<Header>; HEIGHT_MAX],
+    start: [Link; HEIGHT_MAX],
+    index: Index,
     writer: Mutex<Writer>,
 }
 
@@ -66,13 +122,16 @@ struct Writer {
     random: u64,
 }
 
-/// Memory of a list, in bytes.
+/// What an insertion has made of a list.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ListBytes {
-    /// Taken from the allocator.
-    pub(super) allocated: usize,
-    /// Used by nodes.
-    pub(super) used: usize,
+pub(super) struct Inserted<'a> {
+    /// Memory that the list has taken from the allocator, in bytes.
+    pub(super) allocated_bytes: usize,
+    /// Memory of its nodes, in bytes.
+    pub(super) used_bytes: usize,
+    /// The entry of the same key that was the newest before, if the index knows it: what is counted by it is an
+    /// estimate.
+    pub(super) replaced: Option<InternalEntry<'a>>,
 }
 
 // SAFETY: nodes are immutable but for their towers, which are atomic; they live in the arena of `writer`, which is
@@ -83,6 +142,7 @@ unsafe impl Sync for List {}
 // SAFETY: a node is a shared reference to immutable memory of a list that is `Sync`.
 unsafe impl Send for Node {}
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what is handed out borrows the node")]
 impl Node {
     /// # Safety
     ///
@@ -93,18 +153,18 @@ impl Node {
         unsafe { &*self.0 }
     }
 
-    fn tower(&self, level: usize) -> &AtomicPtr<Header> {
+    fn tower(&self, level: usize) -> &Link {
         debug_assert!(level < usize::from(self.header().height));
         // SAFETY: the tower follows the header, in the same allocation, and is at least as high as the level that the
         // node was reached at.
-        unsafe { &*self.0.add(1).cast::<AtomicPtr<Header>>().add(level) }
+        unsafe { &*self.0.add(1).cast::<Link>().add(level) }
     }
 
     fn bytes(&self, skip: usize, length: usize) -> &[u8] {
         let height = usize::from(self.header().height);
         // SAFETY: key and value follow the tower, in the same allocation, and were written before the node was linked.
         unsafe {
-            let start = self.0.add(1).cast::<*mut Header>().add(height).cast::<u8>();
+            let start = self.0.add(1).cast::<Link>().add(height).cast::<u8>();
             std::slice::from_raw_parts(start.add(skip), length)
         }
     }
@@ -117,17 +177,37 @@ impl Node {
         Ordinal::from_u64(self.header().ordinal)
     }
 
-    fn compare(&self, prefix: u64, key: &[u8], ordinal: Ordinal) -> Ordering {
+    #[inline]
+    fn compare(&self, target: &Target<'_>) -> Ordering {
         self.header()
-            .prefix
-            .cmp(&prefix)
-            .then_with(|| self.key().cmp(key))
-            .then_with(|| self.ordinal().cmp(&ordinal))
+            .head
+            .cmp(&target.head)
+            .then_with(|| self.key().cmp(target.key))
+            .then_with(|| self.ordinal().cmp(&target.ordinal))
+    }
+
+    /// Its place in memory, and what may be reached from there.
+    pub(super) const fn address(&self) -> *mut u8 {
+        self.0.cast_mut().cast()
+    }
+
+    /// # Safety
+    ///
+    /// `address` is that of a node of a list that is alive as long as the node is used.
+    pub(super) const unsafe fn from_address(address: *mut u8) -> Self {
+        Self(address.cast())
     }
 
     fn from_pointer(pointer: *mut Header) -> Option<Self> {
         (!pointer.is_null()).then_some(Self(pointer))
     }
+}
+
+/// What is looked for in a list.
+struct Target<'a> {
+    head: u64,
+    key: &'a [u8],
+    ordinal: Ordinal,
 }
 
 /// The first eight bytes of a key as a number of the same order.
@@ -141,68 +221,117 @@ pub(in crate::storage::lsm) fn prefix_of(key: &[u8]) -> u64 {
 }
 
 impl List {
-    pub(super) fn new() -> Self {
+    /// An empty one, with heads of the given kind.
+    pub(super) fn new(heads: Heads) -> Self {
         let writer = Writer {
             arena: Arena::default(),
             splice: [None; HEIGHT_MAX],
             random: 0x9e37_79b9_7f4a_7c15,
         };
-        Self {
-            head: [const { AtomicPtr::new(ptr::null_mut()) }; HEIGHT_MAX],
-            writer: Mutex::new(writer),
+        let start = [const { Link::end() }; HEIGHT_MAX];
+        Self { heads, start, index: Index::new(), writer: Mutex::new(writer) }
+    }
+
+    /// Inserts an entry; no entry of the list may have the same key and seqno, nor the same key and a later one. `hash`
+    /// is that of its key.
+    pub(super) fn insert(&self, entry: &InternalEntry<'_>, hash: KeyHash) -> Inserted<'_> {
+        let mut writer = self.writer.lock();
+        let writer = &mut *writer;
+        let target = self.target(entry.key, entry.ordinal());
+        self.find_splice(&mut writer.splice, &target);
+        let height = writer.random_height();
+        let node = make_node(&mut writer.arena, target.head, entry, height);
+        for level in 0..height {
+            let before = self.link(writer.splice[level], level);
+            let link = node.tower(level);
+            link.next.store(before.next.load(Memory::Relaxed), Memory::Relaxed);
+            link.head.store(before.head.load(Memory::Relaxed), Memory::Relaxed);
+            // Release: whoever loads this link sees the node as it was written.
+            before.next.store(node.0.cast_mut(), Memory::Release);
+            // Release: whoever loads the head sees the pointer, or a later one.
+            before.head.store(target.head, Memory::Release);
+            writer.splice[level] = Some(node);
+        }
+        let is_key = |other: Node| other.key() == entry.key;
+        let replaced = self.index.insert(node, hash, is_key, |other| KeyHash::of(other.key()));
+        let arena = &writer.arena;
+        Inserted {
+            allocated_bytes: arena.bytes() + self.index.bytes(),
+            used_bytes: arena.used_bytes(),
+            replaced: replaced.map(|replaced| self.entry(replaced)),
         }
     }
 
-    /// Inserts an entry; no entry of the list may have the same key and seqno. Returns what memory the list has now.
-    pub(super) fn insert(&self, entry: &InternalEntry<'_>) -> ListBytes {
-        let mut writer = self.writer.lock();
-        let writer = &mut *writer;
-        let (prefix, ordinal) = (prefix_of(entry.key), entry.ordinal());
-        self.find_splice(&mut writer.splice, prefix, entry.key, ordinal);
-        let height = writer.random_height();
-        let node = make_node(&mut writer.arena, prefix, entry, height);
-        for level in 0..height {
-            let before = self.link(writer.splice[level], level);
-            node.tower(level).store(before.load(Memory::Relaxed), Memory::Relaxed);
-            // Release: whoever loads this link sees the node as it was written.
-            before.store(node.0.cast_mut(), Memory::Release);
-            writer.splice[level] = Some(node);
+    /// The first node of `key` at or after `ordinal`. `hash` is that of the key.
+    #[inline]
+    pub(super) fn find(&self, key: &[u8], hash: KeyHash, ordinal: Ordinal) -> Option<Node> {
+        match self.index.find(hash, |node| node.key() == key) {
+            Found::Nothing => None,
+            Found::At(newest) if newest.ordinal() >= ordinal => Some(newest),
+            Found::At(newest) => self.find_older(newest, key, ordinal),
+            Found::Unknown => self.lower_bound(key, ordinal).filter(|node| node.key() == key),
         }
-        ListBytes { allocated: writer.arena.bytes(), used: writer.arena.used_bytes() }
+    }
+
+    #[cold]
+    fn find_older(&self, mut newer: Node, key: &[u8], ordinal: Ordinal) -> Option<Node> {
+        for _ in 0..VERSION_STEPS {
+            let older = self.after(newer).filter(|node| node.key() == key)?;
+            if older.ordinal() >= ordinal {
+                return Some(older);
+            }
+            newer = older;
+        }
+        self.lower_bound(key, ordinal).filter(|node| node.key() == key)
     }
 
     /// The first node at or after (`key`, `ordinal`).
     #[inline]
     pub(super) fn lower_bound(&self, key: &[u8], ordinal: Ordinal) -> Option<Node> {
-        let prefix = prefix_of(key);
-        let (mut before, mut found) = (None, None);
+        let target = self.target(key, ordinal);
+        let mut before = None;
         for level in (0..HEIGHT_MAX).rev() {
-            (before, found) = self.bracket(before, level, prefix, key, ordinal);
+            before = self.before_on(level, before, &target);
         }
-        // Not what follows `before` by now: that may be a node inserted since, which comes before the target.
-        found
+        // What follows by now may have been inserted since, and then it may come before the target.
+        loop {
+            let next = self.link(before, 0).next()?;
+            if next.compare(&target).is_ge() {
+                return Some(next);
+            }
+            before = Some(next);
+        }
     }
 
     /// The last node before (`key`, `ordinal`).
     pub(super) fn last_before_key(&self, key: &[u8], ordinal: Ordinal) -> Option<Node> {
-        let prefix = prefix_of(key);
+        let target = self.target(key, ordinal);
         let mut before = None;
         for level in (0..HEIGHT_MAX).rev() {
-            (before, _) = self.bracket(before, level, prefix, key, ordinal);
+            before = self.before_on(level, before, &target);
         }
         before
     }
 
-    /// The first node.
-    pub(super) fn first(&self) -> Option<Node> {
-        self.next(None, 0)
+    /// Heads that suit keys like those in this list: without what the middle half of them begins with.
+    pub(super) fn suited_heads(&self) -> Heads {
+        for level in (0..HEIGHT_MAX).rev() {
+            let nodes =
+                std::iter::successors(self.start[level].next(), |node| node.tower(level).next());
+            let keys: Vec<_> = nodes.collect();
+            if keys.len() >= SAMPLE_KEYS {
+                let (early, late) = (keys[keys.len() / 4].key(), keys[keys.len() * 3 / 4].key());
+                return Heads { shared: early[..common_prefix(early, late)].into() };
+            }
+        }
+        Heads::default()
     }
 
     /// The last node.
     pub(super) fn last(&self) -> Option<Node> {
         let mut last = None;
         for level in (0..HEIGHT_MAX).rev() {
-            while let Some(next) = self.next(last, level) {
+            while let Some(next) = self.link(last, level).next() {
                 last = Some(next);
             }
         }
@@ -210,8 +339,9 @@ impl List {
     }
 
     /// The node after `node`.
+    #[expect(clippy::unused_self, reason = "its memory lives as long as this borrow")]
     pub(super) fn after(&self, node: Node) -> Option<Node> {
-        self.next(Some(node), 0)
+        node.tower(0).next()
     }
 
     /// The node before `node`.
@@ -220,6 +350,7 @@ impl List {
     }
 
     /// What is in a node of this list.
+    #[expect(clippy::unused_self, reason = "its memory lives as long as this borrow")]
     pub(super) fn entry(&self, node: Node) -> InternalEntry<'_> {
         let header = node.header();
         let (key_bytes, value_bytes) = (usize::from(header.key_bytes), header.value_bytes as usize);
@@ -237,52 +368,51 @@ impl List {
         InternalEntry { key, seqno: ordinal.seqno(), kind, expires_at, value }
     }
 
-    fn link(&self, node: Option<Node>, level: usize) -> &AtomicPtr<Header> {
+    #[inline]
+    fn target<'a>(&self, key: &'a [u8], ordinal: Ordinal) -> Target<'a> {
+        Target { head: self.heads.of(key), key, ordinal }
+    }
+
+    #[inline]
+    fn link(&self, node: Option<Node>, level: usize) -> &Link {
         match node {
-            None => &self.head[level],
+            None => &self.start[level],
             // SAFETY: the node is one of this list and lives as long as `self`.
             Some(node) => unsafe { &*ptr::from_ref(node.tower(level)) },
         }
     }
 
+    /// The node behind `link`, when it comes before the target.
     #[inline]
-    fn next(&self, node: Option<Node>, level: usize) -> Option<Node> {
-        Node::from_pointer(self.link(node, level).load(Memory::Acquire))
+    fn step(link: &Link, target: &Target<'_>) -> Option<Node> {
+        // Before `next`, see `Link`.
+        match link.head.load(Memory::Acquire).cmp(&target.head) {
+            Ordering::Less => link.next(),
+            Ordering::Equal => link.next().filter(|next| next.compare(target).is_lt()),
+            Ordering::Greater => None,
+        }
     }
 
-    /// From `before` on along `level`: the last node before the target, and the one after it.
+    /// The last node of a level before the target, from `before` on.
     #[inline]
-    fn bracket(
+    fn before_on(
         &self,
-        mut before: Option<Node>,
         level: usize,
-        prefix: u64,
-        key: &[u8],
-        ordinal: Ordinal,
-    ) -> (Option<Node>, Option<Node>) {
-        while let Some(next) = self.next(before, level) {
-            if next.compare(prefix, key, ordinal).is_ge() {
-                return (before, Some(next));
-            }
+        mut before: Option<Node>,
+        target: &Target<'_>,
+    ) -> Option<Node> {
+        while let Some(next) = Self::step(self.link(before, level), target) {
             before = Some(next);
         }
-        (before, None)
+        before
     }
 
     /// Makes the splice bracket the target. Where it does at one level, it does at all above: the nodes of the splice
     /// are in order from the top down, and their successors in the reverse order.
-    fn find_splice(
-        &self,
-        splice: &mut [Option<Node>; HEIGHT_MAX],
-        prefix: u64,
-        key: &[u8],
-        ordinal: Ordinal,
-    ) {
+    fn find_splice(&self, splice: &mut [Option<Node>; HEIGHT_MAX], target: &Target<'_>) {
         let brackets = |level: usize, before: Option<Node>| {
-            before.is_none_or(|node| node.compare(prefix, key, ordinal).is_lt())
-                && self
-                    .next(before, level)
-                    .is_none_or(|node| node.compare(prefix, key, ordinal).is_gt())
+            before.is_none_or(|node| node.compare(target).is_lt())
+                && Self::step(self.link(before, level), target).is_none()
         };
         let good = (0..HEIGHT_MAX).find(|&level| brackets(level, splice[level]));
         let (below, mut before) = match good {
@@ -290,7 +420,7 @@ impl List {
             None => (HEIGHT_MAX, None),
         };
         for level in (0..below).rev() {
-            (before, _) = self.bracket(before, level, prefix, key, ordinal);
+            before = self.before_on(level, before, target);
             splice[level] = before;
         }
     }
@@ -304,7 +434,7 @@ impl Writer {
         self.random ^= self.random << 17;
         let mut bits = self.random;
         let mut height = 1;
-        while height < HEIGHT_MAX && bits % BRANCHING == 0 {
+        while height < HEIGHT_MAX && bits.is_multiple_of(BRANCHING) {
             height += 1;
             bits /= BRANCHING;
         }
@@ -312,12 +442,12 @@ impl Writer {
     }
 }
 
-fn make_node(arena: &mut Arena, prefix: u64, entry: &InternalEntry<'_>, height: usize) -> Node {
+fn make_node(arena: &mut Arena, head: u64, entry: &InternalEntry<'_>, height: usize) -> Node {
     let (key, value) = (entry.key, entry.value);
-    let tower_bytes = height * size_of::<*mut Header>();
+    let tower_bytes = height * size_of::<Link>();
     let start = arena.allocate(size_of::<Header>() + tower_bytes + key.len() + value.len());
     let header = Header {
-        prefix,
+        head,
         ordinal: entry.ordinal().as_u64(),
         expires_at: entry.expires_at.map_or(0, Timestamp::as_millis),
         value_bytes: u32::try_from(value.len()).expect("values are limited far below 4 GiB"),
@@ -327,12 +457,14 @@ fn make_node(arena: &mut Arena, prefix: u64, entry: &InternalEntry<'_>, height: 
     #[expect(clippy::cast_ptr_alignment, reason = "the arena aligns to eight bytes")]
     let node = start.cast::<Header>();
     // SAFETY: the arena gave out as many bytes as header, tower, key and value take, aligned for the header and the
-    // pointers, to nobody else. The tower is all zeros then, which are null pointers: `insert` fills it.
+    // links, to nobody else.
     unsafe {
         node.write(header);
-        let tower = start.add(size_of::<Header>());
-        ptr::write_bytes(tower, 0, tower_bytes);
-        let bytes = tower.add(tower_bytes);
+        let tower = node.add(1).cast::<Link>();
+        for level in 0..height {
+            tower.add(level).write(Link::end());
+        }
+        let bytes = tower.add(height).cast::<u8>();
         ptr::copy_nonoverlapping(key.as_ptr(), bytes, key.len());
         ptr::copy_nonoverlapping(value.as_ptr(), bytes.add(key.len()), value.len());
     }

@@ -11,7 +11,7 @@
 
 mod arena;
 mod deletions;
-mod filter;
+mod index;
 mod list;
 #[cfg(test)]
 mod tests;
@@ -21,12 +21,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use self::deletions::Deletions;
 pub(super) use self::deletions::Runs;
-use self::filter::Filter;
 pub(super) use self::list::prefix_of;
-use self::list::{List, Node};
+use self::list::{Heads, Inserted, List, Node};
 pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
-use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Result, Seqno, WriteBatch};
+use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Seqno, WriteBatch};
 use crate::util::time::Timestamp;
 
 /// Figures of a memtable.
@@ -34,21 +33,20 @@ use crate::util::time::Timestamp;
 pub(super) struct Counts {
     /// Entries of all kinds.
     pub(super) entries: u64,
-    /// Of kind Delete.
-    pub(super) deletions: u64,
     /// Range deletions.
     pub(super) range_deletions: u64,
-    /// Stored values, without those of reserved keys.
-    pub(super) puts: u64,
-    /// Bytes of their keys and values.
-    pub(super) put_bytes: u64,
+    /// Keys whose newest entry is a value, without reserved ones.
+    pub(super) keys: u64,
+    /// Bytes of them and of those values.
+    pub(super) key_value_bytes: u64,
+    /// Keys that were deleted without having had a value here, without reserved ones: what may hide a key elsewhere.
+    pub(super) deletions: u64,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Memtable {
     list: List,
-    filter: Filter,
     deletions: Deletions,
     // Written by the one writer.
     bytes: AtomicUsize,
@@ -64,15 +62,21 @@ pub(super) struct Memtable {
 }
 
 impl Memtable {
-    /// An empty one that goes on after `moment`; its filter is made for about `bytes`.
-    pub(super) fn new(bytes: usize, moment: Moment) -> Self {
-        let filter = Filter::new(bytes);
-        let bytes = AtomicUsize::new(filter.bytes());
+    /// An empty one that goes on after `moment`.
+    pub(super) fn new(moment: Moment) -> Self {
+        Self::with_heads(moment, Heads::default())
+    }
+
+    /// An empty one that goes on after this one, and expects keys like those in it.
+    pub(super) fn next(&self) -> Self {
+        Self::with_heads(self.moment(), self.list.suited_heads())
+    }
+
+    fn with_heads(moment: Moment, heads: Heads) -> Self {
         Self {
-            list: List::new(),
-            filter,
+            list: List::new(heads),
             deletions: Deletions::new(),
-            bytes,
+            bytes: AtomicUsize::new(0),
             used_bytes: AtomicUsize::new(0),
             counts: Default::default(),
             earliest_expiry: AtomicU64::new(u64::MAX),
@@ -113,7 +117,7 @@ impl Memtable {
             let clock = self.clock.load(Ordering::Relaxed);
             // The loads above stay above.
             fence(Ordering::Acquire);
-            if before % 2 == 0 && self.turn.load(Ordering::Relaxed) == before {
+            if before.is_multiple_of(2) && self.turn.load(Ordering::Relaxed) == before {
                 return Moment { seqno: Seqno(seqno), clock: Timestamp::from_millis(clock) };
             }
             // The writer is between two stores; only if it lost its processor there, this takes longer.
@@ -135,15 +139,8 @@ impl Memtable {
         at: Seqno,
         visit: impl FnOnce(InternalEntry<'_>),
     ) -> bool {
-        if !self.filter.may_contain(hash) {
-            return false;
-        }
-        let Some(node) = self.list.lower_bound(key, Ordinal::seek(at)) else { return false };
-        let entry = self.list.entry(node);
-        if entry.key != key {
-            return false;
-        }
-        visit(entry);
+        let Some(node) = self.list.find(key, hash, Ordinal::seek(at)) else { return false };
+        visit(self.list.entry(node));
         true
     }
 
@@ -176,9 +173,9 @@ impl Memtable {
 
     /// The figures now.
     pub(super) fn counts(&self) -> Counts {
-        let [entries, deletions, range_deletions, puts, put_bytes] =
+        let [entries, range_deletions, keys, key_value_bytes, deletions] =
             self.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
-        Counts { entries, deletions, range_deletions, puts, put_bytes }
+        Counts { entries, range_deletions, keys, key_value_bytes, deletions }
     }
 
     /// The earliest and the latest expiry of its entries.
@@ -189,20 +186,32 @@ impl Memtable {
     }
 
     fn insert(&self, entry: &InternalEntry<'_>) {
-        self.filter.add(KeyHash::of(entry.key));
-        let bytes = self.list.insert(entry);
-        self.note_bytes(bytes.allocated, bytes.used);
-        let [entries, deletions, _, puts, put_bytes] = &self.counts;
+        let hash = KeyHash::of(entry.key);
+        let Inserted { allocated_bytes, used_bytes, replaced } = self.list.insert(entry, hash);
+        self.note_bytes(allocated_bytes, used_bytes);
+        let [entries, ..] = &self.counts;
         add(entries, 1);
-        if entry.kind == Kind::Delete {
-            add(deletions, 1);
-        } else if entry.key.first() != Some(&RESERVED_PREFIX) {
-            add(puts, 1);
-            add(put_bytes, (entry.key.len() + entry.value.len()) as u64);
+        if entry.key.first() != Some(&RESERVED_PREFIX) {
+            self.count(entry, replaced);
         }
         if let Some(expires_at) = entry.expires_at.map(Timestamp::as_millis) {
             self.earliest_expiry.fetch_min(expires_at, Ordering::Relaxed);
             self.latest_expiry.fetch_max(expires_at.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, entry: &InternalEntry<'_>, replaced: Option<InternalEntry<'_>>) {
+        let [.., keys, key_value_bytes, deletions] = &self.counts;
+        let bytes = |entry: &InternalEntry<'_>| (entry.key.len() + entry.value.len()) as u64;
+        if let Some(replaced) = replaced.filter(|replaced| replaced.kind != Kind::Delete) {
+            subtract(keys, 1);
+            subtract(key_value_bytes, bytes(&replaced));
+        } else if replaced.is_none() && entry.kind == Kind::Delete {
+            add(deletions, 1);
+        }
+        if entry.kind != Kind::Delete {
+            add(keys, 1);
+            add(key_value_bytes, bytes(entry));
         }
     }
 
@@ -211,16 +220,17 @@ impl Memtable {
             return;
         }
         self.deletions.add(start, end, seqno);
-        let [_, _, range_deletions, ..] = &self.counts;
+        let [_, range_deletions, ..] = &self.counts;
         add(range_deletions, 1);
         self.used_bytes.fetch_add(start.len() + end.len() + 64, Ordering::Relaxed);
         self.bytes.fetch_add(2 * (start.len() + end.len() + 64), Ordering::Relaxed);
     }
 
     fn note_bytes(&self, allocated: usize, used: usize) {
-        let range_deletions = self.counts[2].load(Ordering::Relaxed) as usize;
-        let deletions = if range_deletions == 0 { 0 } else { self.deletions.bytes() };
-        self.bytes.store(self.filter.bytes() + allocated + deletions, Ordering::Relaxed);
+        let [_, range_deletions, ..] = &self.counts;
+        let any = range_deletions.load(Ordering::Relaxed) > 0;
+        let deletions = if any { self.deletions.bytes() } else { 0 };
+        self.bytes.store(allocated + deletions, Ordering::Relaxed);
         self.used_bytes.store(used + deletions, Ordering::Relaxed);
     }
 
@@ -238,6 +248,11 @@ impl Memtable {
 /// Only one thread writes these.
 fn add(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+}
+
+/// As [`add`].
+fn subtract(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed) - by, Ordering::Relaxed);
 }
 
 /// A cursor over the entries of a memtable, forwards and backwards, within bounds; all of them, published or not. `T` is
@@ -264,40 +279,31 @@ impl<T: Deref<Target = Memtable>> MemtableCursor<T> {
     }
 
     /// To the first entry within bounds.
-    pub(super) fn seek_to_first(&mut self) -> Result<bool> {
+    pub(super) fn seek_to_first(&mut self) -> bool {
         self.node = self.memtable.list.lower_bound(&self.lower, Ordinal::FIRST);
-        Ok(self.check_upper())
-    }
-
-    /// To the first entry of `key` that a read at `at` sees, or the first entry of a later key.
-    pub(super) fn seek(&mut self, key: &[u8], at: Seqno) -> Result<bool> {
-        if key < &self.lower[..] {
-            return self.seek_to_first();
-        }
-        self.node = self.memtable.list.lower_bound(key, Ordinal::seek(at));
-        Ok(self.check_upper())
+        self.check_upper()
     }
 
     /// To the last entry within bounds.
-    pub(super) fn seek_to_last(&mut self) -> Result<bool> {
+    pub(super) fn seek_to_last(&mut self) -> bool {
         self.node = match &self.upper {
             Some(upper) => self.memtable.list.last_before_key(upper, Ordinal::FIRST),
             None => self.memtable.list.last(),
         };
-        Ok(self.check_lower())
+        self.check_lower()
     }
 
     /// To the next entry.
     #[inline]
-    pub(super) fn next(&mut self) -> Result<bool> {
+    pub(super) fn next(&mut self) -> bool {
         self.node = self.node.and_then(|node| self.memtable.list.after(node));
-        Ok(self.check_upper())
+        self.check_upper()
     }
 
     /// To the entry before.
-    pub(super) fn prev(&mut self) -> Result<bool> {
+    pub(super) fn prev(&mut self) -> bool {
         self.node = self.node.and_then(|node| self.memtable.list.before(node));
-        Ok(self.check_lower())
+        self.check_lower()
     }
 
     #[inline]

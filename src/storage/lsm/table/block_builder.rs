@@ -6,7 +6,7 @@
 use std::cmp::{max, min};
 
 use super::block::{EXPIRY_BYTES, MASK_FINGERPRINTS, TRAILER_BYTES, fingerprint};
-use crate::storage::lsm::key::{InternalEntry, KeyHash, Kind};
+use crate::storage::lsm::key::{InternalEntry, KeyHash, Kind, common_prefix};
 
 /// Largest offset that is stored in two bytes.
 const NARROW_MAX: usize = u16::MAX as usize;
@@ -211,11 +211,6 @@ impl BlockBuilder {
         self.open.clear();
         self.open_ends.clear();
     }
-}
-
-/// Bytes that `a` and `b` both begin with.
-pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// Bytes that hold every difference between packed ordinals of a block.

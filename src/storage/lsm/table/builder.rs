@@ -140,11 +140,6 @@ impl TableBuilder {
         self.position() + self.open_block_bytes()
     }
 
-    /// Entries so far.
-    pub(crate) const fn entries(&self) -> u64 {
-        self.properties.entries
-    }
-
     /// Whether there is nothing in it, not even a range deletion; such a table cannot be finished.
     pub(crate) const fn is_empty(&self) -> bool {
         self.properties.entries == 0 && self.range_deletions.is_empty()

@@ -111,14 +111,6 @@ impl<T: Deref<Target = Table>> TableCursor<T> {
         self.seek_before(&upper)
     }
 
-    /// To the last entry whose user key is before `key`.
-    pub(crate) fn seek_reverse(&mut self, key: &[u8]) -> Result<bool> {
-        match &self.upper {
-            Some(upper) if key > &upper[..] => self.seek_to_last(),
-            _ => self.seek_before(key),
-        }
-    }
-
     /// To the next entry; false, and on none, when there is none within bounds.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<bool> {

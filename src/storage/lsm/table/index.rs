@@ -24,9 +24,8 @@
 use std::cmp::{Ordering, min};
 use std::ops::Range;
 
-use super::block_builder::common_prefix;
 use super::format::{Damage, PAYLOAD_BYTES_MAX, SEAL_BYTES};
-use crate::storage::lsm::key::Ordinal;
+use crate::storage::lsm::key::{Ordinal, common_prefix};
 use crate::util::coding::Cursor;
 
 const TRAILER_BYTES: usize = 24;

@@ -3,15 +3,15 @@
 //!
 //! | field | coding |
 //! |---|---|
-//! | entries, distinct keys, deletions, expiring, range deletions, data blocks, dense blocks, raw key bytes, raw value bytes, lowest seqno, highest seqno, earliest and latest expiry + 1 each (0: none), filter lines, filter probes, index pieces (0: whole), offset of the top of the index | varint each |
+//! | entries, distinct keys, deletions, expiring, range deletions, data blocks, dense blocks, raw key bytes, raw value bytes, reserved keys, reserved bytes, lowest seqno, highest seqno, earliest and latest expiry + 1 each (0: none), filter lines, filter probes, index pieces (0: whole), offset of the top of the index | varint each |
 //! | smallest key, largest key | varint length, bytes each |
 //! | whether the largest key is in the table (1), or only what is before it (0) | 1 byte |
 
 use super::filter::FilterShape;
 use super::format::Damage;
 use super::range_deletions::RangeDeletions;
-use crate::storage::Seqno;
 use crate::storage::lsm::key::{InternalEntry, Kind, SEQNO_MAX};
+use crate::storage::{RESERVED_PREFIX, Seqno};
 use crate::util::coding::{Cursor, put_slice, put_varint};
 use crate::util::time::Timestamp;
 
@@ -45,6 +45,10 @@ pub(crate) struct Properties {
     pub(crate) raw_key_bytes: u64,
     /// Bytes of all values.
     pub(crate) raw_value_bytes: u64,
+    /// Distinct keys among them that are the caller's bookkeeping ([`RESERVED_PREFIX`]), without deleted ones.
+    pub(crate) reserved_keys: u64,
+    /// Bytes of the keys and values of their entries.
+    pub(crate) reserved_bytes: u64,
     /// Of entries and range deletions.
     pub(crate) seqno_min: Seqno,
     /// Of entries and range deletions.
@@ -87,6 +91,10 @@ impl Properties {
         self.expiring += u64::from(entry.kind == Kind::PutTtl);
         self.raw_key_bytes += entry.key.len() as u64;
         self.raw_value_bytes += entry.value.len() as u64;
+        if entry.key.first() == Some(&RESERVED_PREFIX) {
+            self.reserved_keys += u64::from(is_new_key && entry.kind != Kind::Delete);
+            self.reserved_bytes += (entry.key.len() + entry.value.len()) as u64;
+        }
         self.add_seqno(entry.seqno);
         if let Some(expires_at) = entry.expires_at {
             let earliest = self.earliest_expiry.unwrap_or(expires_at);
@@ -128,6 +136,8 @@ impl Properties {
             u64::from(self.dense_blocks),
             self.raw_key_bytes,
             self.raw_value_bytes,
+            self.reserved_keys,
+            self.reserved_bytes,
             self.seqno_min.0,
             self.seqno_max.0,
             expiry(self.earliest_expiry),
@@ -170,6 +180,8 @@ impl Properties {
             dense_blocks: narrow(number()?)?,
             raw_key_bytes: number()?,
             raw_value_bytes: number()?,
+            reserved_keys: number()?,
+            reserved_bytes: number()?,
             seqno_min: Seqno(number()?),
             seqno_max: Seqno(number()?),
             earliest_expiry: number()?.checked_sub(1).map(Timestamp::from_millis),
@@ -211,6 +223,8 @@ mod tests {
             dense_blocks: 7,
             raw_key_bytes: 8,
             raw_value_bytes: 9,
+            reserved_keys: 16,
+            reserved_bytes: 17,
             seqno_min: Seqno(10),
             seqno_max: SEQNO_MAX,
             earliest_expiry: Some(Timestamp::BEGINNING),

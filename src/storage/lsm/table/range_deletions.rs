@@ -126,11 +126,6 @@ impl RangeDeletions {
         &self.fragments
     }
 
-    /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.fragments.is_empty()
-    }
-
     /// The newest deletion that covers `key` and that a read at `at` sees. An entry of the key is deleted when its
     /// seqno is lower.
     #[inline]

@@ -97,11 +97,6 @@ impl Table {
         &self.properties
     }
 
-    /// What tells it apart.
-    pub(crate) const fn uid(&self) -> TableUid {
-        self.source.footer().uid
-    }
-
     /// Its range deletions. A lookup does not apply them: they hide entries of other tables as well.
     pub(crate) const fn range_deletions(&self) -> &RangeDeletions {
         &self.range_deletions

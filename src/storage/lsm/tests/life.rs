@@ -1,7 +1,7 @@
 //! An engine over its life: failures of the log, gaps in it, settings that change, engines that come and go.
 
 use super::*;
-use crate::storage::testing::{put, value};
+use crate::storage::testing::value;
 use crate::util::fs::FileSystem;
 use crate::util::fs::sim::{Effect, Fault, Operation};
 
@@ -82,7 +82,10 @@ fn records_that_are_missing_from_the_log_are_corruption() {
     }
     let log = Path::new(DIRECTORY).join("wal");
     let names = fs.list(&log).expect("lists");
-    let oldest = names.iter().find(|name| name.ends_with(".wal")).expect("there are segments");
+    let oldest = names
+        .iter()
+        .find(|name| Path::new(name).extension().is_some_and(|extension| extension == "wal"))
+        .expect("there are segments");
     fs.remove(&log.join(oldest)).expect("removes");
     let error = LsmEnvironment::open(Arc::new(fs), DIRECTORY, options()).expect_err("a gap");
     assert!(matches!(&error, Error::Corruption { .. }), "{error}");

@@ -1,6 +1,8 @@
-//! The engine as a whole: what only it can show. Everything here runs on the simulated file system and on one thread, so
-//! that a run repeats exactly: the background is driven by the workload.
+//! The engine as a whole: what only it can show. Everything here runs on the simulated file system, and but for
+//! `background` on one thread, so that a run repeats exactly: the background is driven by the workload.
 
+mod background;
+mod budgets;
 mod crash;
 mod faults;
 mod life;
@@ -13,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::{LsmEnvironment, LsmOptions};
-use crate::storage::testing::{Row, rows};
+use crate::storage::testing::{Row, put, rows};
 use crate::storage::{
     Durability, Environment, Error, KeyRange, Result, Seqno, StorageEngine, WriteBatch,
 };

@@ -65,8 +65,19 @@ struct State {
     locked: BTreeSet<NodeId>,
     counts: BTreeMap<Operation, u64>,
     log: VecDeque<LogEntry>,
-    syncs_held: bool,
+    held: Held,
     syncs_waiting: u64,
+}
+
+/// Which calls of `sync_data` wait before they do anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Held {
+    None,
+    All,
+    /// The next one of a file with this in its path.
+    Next(String),
+    /// One that waits already, no further ones.
+    One,
 }
 
 impl SimFileSystem {
@@ -88,7 +99,7 @@ impl SimFileSystem {
             locked: BTreeSet::new(),
             counts: BTreeMap::new(),
             log: VecDeque::new(),
-            syncs_held: false,
+            held: Held::None,
             syncs_waiting: 0,
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), syncs: Condvar::new() }) }
@@ -181,8 +192,14 @@ impl SimFileSystem {
 
     /// While `held`, each `sync_data` waits before it does anything. For tests of what happens meanwhile.
     pub fn hold_syncs(&self, held: bool) {
-        self.shared.state.lock().syncs_held = held;
+        self.shared.state.lock().held = if held { Held::All } else { Held::None };
         self.shared.syncs.notify_all();
+    }
+
+    /// The next `sync_data` of a file with `part` in its path waits until [`hold_syncs(false)`](Self::hold_syncs); no others
+    /// do.
+    pub fn hold_next_sync(&self, part: &str) {
+        self.shared.state.lock().held = Held::Next(part.to_owned());
     }
 
     /// Blocks until a held `sync_data` waits.
@@ -484,10 +501,19 @@ impl File for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.fs.shared.state.lock();
-        if state.syncs_held {
+        let is_next = |part: &str| self.path.to_string_lossy().contains(part);
+        let waits = match &state.held {
+            Held::None | Held::One => false,
+            Held::All => true,
+            Held::Next(part) => is_next(part),
+        };
+        if waits && state.held != Held::All {
+            state.held = Held::One;
+        }
+        if waits {
             state.syncs_waiting += 1;
             self.fs.shared.syncs.notify_all();
-            while state.syncs_held && !state.crashed {
+            while state.held != Held::None && !state.crashed {
                 self.fs.shared.syncs.wait(&mut state);
             }
             state.syncs_waiting -= 1;

@@ -357,6 +357,22 @@ fn a_held_sync_waits_until_it_is_let_go() {
 }
 
 #[test]
+fn only_the_next_sync_of_a_path_can_be_held() {
+    let (fs, file) = with_durable_file();
+    let other = fs.create(&path("other")).expect("created");
+    fs.hold_next_sync("other");
+    file.sync_data().expect("is not held");
+    std::thread::scope(|scope| {
+        let sync = scope.spawn(|| other.sync_data());
+        fs.wait_for_held_sync();
+        other.sync_data().expect("only one is held");
+        assert!(!sync.is_finished());
+        fs.hold_syncs(false);
+        sync.join().expect("no panic").expect("synced");
+    });
+}
+
+#[test]
 fn misused_names_are_refused_as_the_real_file_system_does() {
     let (fs, _file) = with_durable_file();
     let kind = |result: io::Result<()>| result.expect_err("refused").kind();

@@ -9,7 +9,6 @@ mod outputs;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::inputs::{Deeper, Inputs};

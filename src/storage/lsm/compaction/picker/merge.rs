@@ -20,7 +20,7 @@ impl Picker<'_> {
     /// Level 0 goes to the base level: what it can without being rewritten, otherwise all of it.
     pub(super) fn level_zero(self) -> Option<Choice> {
         let tables = self.version.level(0).tables();
-        if tables.is_empty() || self.hints.any_busy(tables) {
+        if tables.is_empty() || self.any_taken(tables) {
             return None;
         }
         let to = Shape::of(self.version, self.options).base();
@@ -29,10 +29,7 @@ impl Picker<'_> {
             return Some(Choice::Move { input: Input { level: 0, tables: movable }, to });
         }
         let into = self.version.level(to).overlapping(Span::hull(tables)?);
-        if self.hints.any_busy(into) {
-            return None;
-        }
-        Some(merge(0, tables, to, into))
+        self.allowed(merge(0, tables, to, into))
     }
 
     /// Tables of level 0 that overlap nothing in level `to`, and nothing that is older or goes there as well.
@@ -58,13 +55,14 @@ impl Picker<'_> {
         });
         self.version.level(to).range(span).is_empty()
             && grandparents <= GRANDPARENT_TABLES_MAX * self.options.table_bytes
+            && !self.hints.running.puts(to, span)
     }
 
     /// Takes something from `level` to the next: moves what overlaps nothing there, up to `excess` bytes; otherwise
     /// merges the table that brings least of the next level with it for its size.
     pub(super) fn shrink(self, level: usize, excess: u64) -> Option<Choice> {
         let tables = self.version.level(level).tables();
-        let idle = |table: &&Arc<TableFile>| !self.hints.any_busy([*table]);
+        let idle = |table: &&Arc<TableFile>| !self.hints.running.takes(table);
         let mut moved = 0;
         let movable: Vec<_> = tables
             .iter()
@@ -100,7 +98,7 @@ impl Picker<'_> {
         let from = self.version.level(level);
         let to = self.version.level(level + 1);
         let table = &from.tables()[index];
-        if self.hints.any_busy([table]) {
+        if self.hints.running.takes(table) {
             return None;
         }
         if self.fits_below(Span::of(table), level + 1) {
@@ -110,10 +108,7 @@ impl Picker<'_> {
         let into = to.range(Span::of(table));
         let taken = self.grown(level, index..index + 1, &into);
         let (tables, into) = (&from.tables()[taken], &to.tables()[into]);
-        if self.hints.any_busy(tables.iter().chain(into)) {
-            return None;
-        }
-        Some(merge(level, tables, level + 1, into))
+        self.allowed(merge(level, tables, level + 1, into))
     }
 
     /// More tables of `level`, where they bring no more tables of the next one with them: those between the outermost
@@ -129,7 +124,7 @@ impl Picker<'_> {
         let tables = &from.tables()[start..end];
         let bytes: u64 = tables.iter().map(|table| table.size_bytes()).sum();
         let too_much = bytes > GROWN_TABLES_MAX * self.options.table_bytes;
-        if too_much || self.hints.any_busy(tables) { taken } else { start..end }
+        if too_much || self.any_taken(tables) { taken } else { start..end }
     }
 
     /// Rewrites one table where it is when nothing lies below it, so that what is dead in it goes; otherwise takes it a
@@ -143,7 +138,7 @@ impl Picker<'_> {
             return self.push_down(level, index);
         }
         let tables = std::slice::from_ref(table);
-        (!self.hints.any_busy(tables)).then(|| merge(level, tables, level, &[]))
+        self.allowed(merge(level, tables, level, &[]))
     }
 
     /// Whether no level below `level` has anything of these keys.

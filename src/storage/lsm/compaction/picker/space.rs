@@ -30,7 +30,7 @@ impl Picker<'_> {
     }
 
     fn is_dead(self, level: usize, table: &Arc<TableFile>) -> bool {
-        if self.hints.any_busy([table]) {
+        if self.hints.running.takes(table) {
             return false;
         }
         self.hints.deletions.iter().any(|run| self.is_deleted(table, run))

@@ -4,7 +4,8 @@
 //! `table 5 7 a..c 60` is table 7 of level 5, with the keys from `a` to `c`, of 60 MiB. What it has besides plain values is
 //! said by name: `seqnos=10..20` (in level 0, by default ten times the number), `dense=30` (of 100 blocks), `tombstones=100`
 //! and `expiring=50` (of 100 entries), `expires=10..20`, `deletes=a..c seqno` (a range deletion). `do` acts as chosen: a merge
-//! makes one clean table of its inputs.
+//! makes one clean table of its inputs. `begin` and `end 7` do so in two steps, between which the choice that takes table 7
+//! is one of those that run. `merge 3 4 to=6` begins a merge that nobody chose; `busy 1`, the deletion of a table.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use super::*;
 use crate::storage::Seqno;
 use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::compaction::rules::Moment;
-use crate::storage::lsm::files::TableDirectory;
+use crate::storage::lsm::files::{FileNumber, TableDirectory};
 use crate::storage::lsm::level::Span;
 use crate::storage::lsm::table::{Properties, RangeDeletions, TableMetadata, TableUid, UpperBound};
 use crate::storage::lsm::version::{Flushed, LAST_LEVEL};
@@ -78,10 +79,22 @@ enum Command {
     },
     DropViews,
     Clock(u64),
-    /// Tables of running compactions, from now on.
+    /// The last choice runs from now on.
+    Begin,
+    /// What takes this table ends.
+    End(u64),
+    /// A merge of these tables runs from now on.
+    Merge {
+        tables: Vec<u64>,
+        #[arg(key)]
+        to: Option<usize>,
+    },
+    /// Only these tables are taken, from now on.
     Busy(Vec<u64>),
     /// None runs any more.
     Idle,
+    /// Only what is urgent.
+    Urgent,
     Choose,
     /// Also what only saves space.
     Space,
@@ -105,7 +118,8 @@ struct Runner {
     options: PickerOptions,
     views: Vec<Moment>,
     clock: Timestamp,
-    busy: HashSet<FileNumber>,
+    running: Running,
+    begun: Vec<Choice>,
     deletions: Vec<(FileNumber, Vec<Fragment>)>,
     last: Option<Choice>,
 }
@@ -125,7 +139,8 @@ impl Default for Runner {
             options: PickerOptions::default(),
             views: Vec::new(),
             clock: Timestamp::BEGINNING,
-            busy: HashSet::new(),
+            running: Running::default(),
+            begun: Vec::new(),
             deletions: Vec::new(),
             last: None,
         }
@@ -161,14 +176,14 @@ impl Runner {
         self.apply(&VersionEdit { added, ..VersionEdit::default() })
     }
 
-    fn with<R>(&self, space: bool, ask: impl FnOnce(&Hints<'_>) -> R) -> R {
+    fn with<R>(&self, scope: Scope, ask: impl FnOnce(&Hints<'_>) -> R) -> R {
         let readers = Readers::new(&self.views, self.clock);
         let deletions: Vec<_> = self.deletions.iter().map(|(_, run)| run.clone()).collect();
-        ask(&Hints { busy: &self.busy, readers: &readers, deletions: &deletions, space })
+        ask(&Hints { running: &self.running, readers: &readers, deletions: &deletions, scope })
     }
 
-    fn choose(&mut self, space: bool) -> String {
-        let chosen = self.with(space, |hints| choose(&self.version, &self.options, hints));
+    fn choose(&mut self, scope: Scope) -> String {
+        let chosen = self.with(scope, |hints| choose(&self.version, &self.options, hints));
         let Some((reason, choice)) = chosen else { return "nothing".to_owned() };
         let text = format!("{reason:?}: {}", show(&choice));
         self.last = Some(choice);
@@ -177,7 +192,7 @@ impl Runner {
 
     fn manual(&mut self, manual: &Manual) -> String {
         let ask = |hints: &Hints<'_>| choose_manual(&self.version, &self.options, hints, manual);
-        match self.with(false, ask) {
+        match self.with(Scope::Size, ask) {
             ManualStep::Do(choice) => {
                 let text = show(&choice);
                 self.last = Some(choice);
@@ -187,8 +202,42 @@ impl Runner {
         }
     }
 
-    fn act(&mut self) -> Result<(), String> {
-        let choice = self.last.take().ok_or("nothing was chosen, or it is done already")?;
+    fn last(&mut self) -> Result<Choice, String> {
+        self.last.take().ok_or_else(|| "nothing was chosen, or it is done already".to_owned())
+    }
+
+    fn begin(&mut self, choice: Choice) {
+        self.running.begin(choice.clone());
+        self.begun.push(choice);
+    }
+
+    fn end(&mut self, table: u64) -> Result<(), String> {
+        let takes = |choice: &Choice| choice.tables().any(|taken| taken.number().0 == table);
+        let at = self.begun.iter().position(takes).ok_or("nothing takes it")?;
+        let choice = self.begun.swap_remove(at);
+        self.running.end(&choice);
+        self.act(choice)
+    }
+
+    fn idle(&mut self) {
+        self.begun.clear();
+        self.running = Running::default();
+    }
+
+    /// Tables by number, each an input of its own.
+    fn inputs(&self, numbers: &[u64]) -> Result<Vec<Input>, String> {
+        let find = |&number: &u64| {
+            let (level, table) = self
+                .version
+                .tables()
+                .find(|(_, table)| table.number().0 == number)
+                .ok_or_else(|| format!("no table {number}"))?;
+            Ok(Input { level, tables: vec![Arc::clone(table)] })
+        };
+        numbers.iter().map(find).collect()
+    }
+
+    fn act(&mut self, choice: Choice) -> Result<(), String> {
         let edit = choice.edit();
         let hull = Span::hull(choice.tables()).ok_or("nothing is in it")?;
         let Choice::Merge { to, .. } = choice else { return self.apply(&edit) };
@@ -235,6 +284,7 @@ impl Runner {
         format!("base L{}, L1.. may hold {}, debt {debt}", shape.base(), targets.join(" "))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each command of the scripts")]
     fn execute(&mut self, command: &Command) -> Result<String, Box<dyn Error>> {
         let mut output = String::new();
         match command {
@@ -309,12 +359,25 @@ impl Runner {
             }
             Command::DropViews => self.views.clear(),
             Command::Clock(clock) => self.clock = Timestamp::from_millis(*clock),
-            Command::Busy(numbers) => {
-                self.busy = numbers.iter().map(|&number| FileNumber(number)).collect();
+            Command::Begin => {
+                let choice = self.last()?;
+                self.begin(choice);
             }
-            Command::Idle => self.busy.clear(),
-            Command::Choose => output = self.choose(false),
-            Command::Space => output = self.choose(true),
+            Command::End(table) => self.end(*table)?,
+            Command::Merge { tables, to } => {
+                let to = to.ok_or("no level to merge to")?;
+                let inputs = self.inputs(tables)?;
+                self.begin(Choice::Merge { inputs, to });
+            }
+            Command::Busy(numbers) => {
+                self.idle();
+                let inputs = self.inputs(numbers)?;
+                self.begin(Choice::Delete(inputs));
+            }
+            Command::Idle => self.idle(),
+            Command::Urgent => output = self.choose(Scope::LevelZero),
+            Command::Choose => output = self.choose(Scope::Size),
+            Command::Space => output = self.choose(Scope::Space),
             Command::Manual { keys, upto, before } => {
                 let (start, end) = pair(keys)?;
                 output = self.manual(&Manual {
@@ -324,7 +387,10 @@ impl Runner {
                     before: FileNumber(before.unwrap_or(100)),
                 });
             }
-            Command::Do => self.act()?,
+            Command::Do => {
+                let choice = self.last()?;
+                self.act(choice)?;
+            }
             Command::Tree => output = self.tree(),
             Command::Shape => output = self.shape(),
         }

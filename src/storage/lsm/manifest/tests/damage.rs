@@ -43,7 +43,7 @@ fn every_flipped_bit_is_refused_or_harmless() {
     let (fs, expected) = finished();
     let manifest = open(&fs).expect("opened");
     let name = manifest.current.number.manifest_name();
-    let mark = usize::try_from(manifest.size_bytes()).expect("small") - MARK_BYTES;
+    let mark = usize::try_from(manifest.current.end).expect("small") - MARK_BYTES;
     for file in [name.as_str(), CURRENT] {
         let length = read_file(&fs, &path(file), 1 << 20).expect("read").len();
         for at in 0..length.min(mark + 64) {
@@ -63,7 +63,7 @@ fn a_file_cut_anywhere_is_refused_or_ends_with_an_edit() {
     let (fs, expected) = finished();
     let manifest = open(&fs).expect("opened");
     let name = path(&manifest.current.number.manifest_name());
-    let (snapshot_end, end) = (manifest.current.snapshot_end, manifest.size_bytes());
+    let (snapshot_end, end) = (manifest.current.snapshot_end, manifest.current.end);
     drop(manifest);
     let mut states = Vec::new();
     for length in 0..=end {
@@ -76,7 +76,7 @@ fn a_file_cut_anywhere_is_refused_or_ends_with_an_edit() {
             Err(error) => panic!("cut at {length}: {error:?}"),
             Ok(manifest) => {
                 assert!(length >= snapshot_end, "cut at {length}, in the snapshot");
-                assert!(manifest.size_bytes() <= length);
+                assert!(manifest.current.end <= length);
                 states.push(state(&manifest));
             }
         }
@@ -105,7 +105,7 @@ fn a_lost_file_is_refused_by_its_name() {
 fn a_torn_tail_is_cut_and_what_follows_is_written_in_its_place() {
     let (fs, expected) = finished();
     let manifest = open(&fs).expect("opened");
-    let (name, end) = (path(&manifest.current.number.manifest_name()), manifest.size_bytes());
+    let (name, end) = (path(&manifest.current.number.manifest_name()), manifest.current.end);
     drop(manifest);
     fs.open_write(&name).expect("opened").write_at(&[0xaa; 100], end).expect("written");
     let mut engine = Engine::open(&fs).expect("opened");

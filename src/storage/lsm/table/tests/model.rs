@@ -81,7 +81,6 @@ prop_compose! {
 #[derive(Debug, Clone)]
 enum Move {
     Seek(Vec<u8>, u64),
-    SeekReverse(Vec<u8>),
     First,
     Last,
     Next(u8),
@@ -91,7 +90,6 @@ enum Move {
 fn arbitrary_moves(seqno_max: u64) -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         (arbitrary_key(), 0..=seqno_max).prop_map(|(key, at)| Move::Seek(key, at)),
-        arbitrary_key().prop_map(Move::SeekReverse),
         Just(Move::First),
         Just(Move::Last),
         (1..20u8).prop_map(Move::Next),
@@ -156,17 +154,12 @@ proptest! {
         let mut expected: Option<usize> = None;
         for step in moves {
             let some = |index: usize| (index < within.len()).then_some(index);
-            let count_before = |key: &[u8]| within.partition_point(|row| &row.key[..] < key);
             let (found, steps) = match &step {
                 Move::First => { expected = some(0); (cursor.seek_to_first(), 0) }
                 Move::Last => { expected = within.len().checked_sub(1); (cursor.seek_to_last(), 0) }
                 Move::Seek(key, at) => {
                     expected = some(within.partition_point(|row| (&row.key, Reverse(row.seqno)) < (key, Reverse(*at))));
                     (cursor.seek(key, Seqno(*at)), 0)
-                }
-                Move::SeekReverse(key) => {
-                    expected = count_before(key).checked_sub(1);
-                    (cursor.seek_reverse(key), 0)
                 }
                 Move::Next(steps) => (Ok(expected.is_some()), i32::from(*steps)),
                 Move::Prev(steps) => (Ok(expected.is_some()), -i32::from(*steps)),

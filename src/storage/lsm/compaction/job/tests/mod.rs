@@ -5,13 +5,15 @@ mod cuts;
 mod failures;
 mod model;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+use std::sync::Arc;
 
 use super::*;
 use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::compaction::picker::{
-    Choice, Hints, Manual, ManualStep, PickerOptions, Reason, choose, choose_manual,
+    Choice, Hints, Manual, ManualStep, PickerOptions, Reason, Running, Scope, choose, choose_manual,
 };
 use crate::storage::lsm::compaction::range_deletions;
 use crate::storage::lsm::compaction::rules::Moment;
@@ -50,6 +52,9 @@ struct Engine {
     clock: u64,
     views: Vec<Moment>,
     reasons: BTreeSet<Reason>,
+    running: Running,
+    /// Those that run, the first one first, each with what it comes to.
+    begun: Vec<(Choice, VersionEdit)>,
 }
 
 impl Engine {
@@ -71,6 +76,8 @@ impl Engine {
             clock: 0,
             views: Vec::new(),
             reasons: BTreeSet::new(),
+            running: Running::default(),
+            begun: Vec::new(),
         }
     }
 
@@ -148,17 +155,13 @@ impl Engine {
         self.manifest.commit(&edit).expect("committed");
     }
 
-    /// The most urgent compaction there is, while others have the `busy` tables.
-    fn choose_beside(&self, space: bool, busy: &HashSet<FileNumber>) -> Option<(Reason, Choice)> {
+    /// The most urgent compaction there is beside those that run.
+    fn choose(&self, space: bool) -> Option<(Reason, Choice)> {
         let version = self.version();
         let deletions = range_deletions(&version).expect("read");
-        let readers = self.readers();
-        let hints = Hints { busy, readers: &readers, deletions: &deletions, space };
-        choose(&version, &self.options, &hints)
-    }
-
-    fn choose(&self, space: bool) -> Option<(Reason, Choice)> {
-        self.choose_beside(space, &HashSet::new())
+        let scope = if space { Scope::Space } else { Scope::Size };
+        let (running, readers) = (&self.running, &self.readers());
+        choose(&version, &self.options, &Hints { running, readers, deletions: &deletions, scope })
     }
 
     fn job<'a>(
@@ -198,21 +201,31 @@ impl Engine {
         self.commit(&edit);
     }
 
-    /// All compactions that may run at the same time do, and end in the order given or the other way round; how many.
+    /// Begins a compaction, if there is one: what it comes to is that of the present tree.
+    fn begin(&mut self, space: bool) -> bool {
+        let Some((reason, choice)) = self.choose(space) else { return false };
+        self.reasons.insert(reason);
+        let edit = self.edit(&choice);
+        self.running.begin(choice.clone());
+        self.begun.push((choice, edit));
+        true
+    }
+
+    /// Ends one of those that run.
+    fn end(&mut self, at: usize) {
+        let (choice, edit) = self.begun.remove(at);
+        self.commit(&edit);
+        self.running.end(&choice);
+    }
+
+    /// Begins all compactions that may run at the same time, and ends them in that order or the other way round; how many.
     fn run_together(&mut self, space: bool, reversed: bool) -> usize {
-        let mut busy = HashSet::new();
-        let mut edits = Vec::new();
-        while let Some((_, choice)) = self.choose_beside(space, &busy) {
-            busy.extend(choice.tables().map(|table| table.number()));
-            edits.push(self.edit(&choice));
+        while self.begin(space) {}
+        let count = self.begun.len();
+        while !self.begun.is_empty() {
+            self.end(if reversed { self.begun.len() - 1 } else { 0 });
         }
-        if reversed {
-            edits.reverse();
-        }
-        for edit in &edits {
-            self.commit(edit);
-        }
-        edits.len()
+        count
     }
 
     /// Compacts until there is nothing left to do.
@@ -233,11 +246,14 @@ impl Engine {
             before: self.directory.allocate().0,
         };
         for _ in 0..1000 {
-            let (busy, readers) = (HashSet::new(), self.readers());
-            let hints = Hints { busy: &busy, readers: &readers, deletions: &[], space: false };
+            let (running, readers) = (&self.running, &self.readers());
+            let hints = Hints { running, readers, deletions: &[], scope: Scope::Size };
             match choose_manual(&self.version(), &self.options, &hints, &manual) {
                 ManualStep::Do(choice) => self.run(&choice),
-                ManualStep::Wait => panic!("nothing runs that could be waited for"),
+                ManualStep::Wait => {
+                    assert!(!self.begun.is_empty(), "nothing runs that could be waited for");
+                    self.end(0);
+                }
                 ManualStep::Done => return,
             }
         }

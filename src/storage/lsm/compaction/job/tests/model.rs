@@ -16,11 +16,12 @@ enum Step {
     Compact {
         space: bool,
     },
-    /// Several at the same time.
-    Together {
+    /// The same, but it ends later.
+    Begin {
         space: bool,
-        reversed: bool,
     },
+    /// One of those that run ends.
+    End(usize),
     Manual(u8, u8),
 }
 
@@ -52,7 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize).prop_map(Step::DropView),
         5 => Just(Step::Flush),
         6 => any::<bool>().prop_map(|space| Step::Compact { space }),
-        2 => any::<(bool, bool)>().prop_map(|(space, reversed)| Step::Together { space, reversed }),
+        3 => any::<bool>().prop_map(|space| Step::Begin { space }),
+        3 => any::<usize>().prop_map(Step::End),
         1 => (0..KEYS, 0..KEYS + 5).prop_map(|(start, end)| Step::Manual(start, end)),
     ]
 }
@@ -84,15 +86,20 @@ proptest! {
                     Some((_, choice)) => engine.run(&choice),
                     None => continue,
                 },
-                Step::Together { space, reversed } => {
-                    engine.run_together(space, reversed);
+                Step::Begin { space } => {
+                    engine.begin(space);
                 }
+                Step::End(_) if engine.begun.is_empty() => continue,
+                Step::End(at) => engine.end(at % engine.begun.len()),
                 Step::Manual(start, end) => {
                     let end = (end < KEYS).then(|| key_of(end));
                     engine.compact(&key_of(start), end.as_deref());
                 }
             }
             engine.check(&what);
+        }
+        while !engine.begun.is_empty() {
+            engine.end(0);
         }
         // Without views, everything that is not live goes; nothing is left for which there is work.
         engine.views.clear();
@@ -126,7 +133,11 @@ fn a_long_story_gives_every_reason_to_compact() {
                 engine.settle(false);
             }
             Step::Compact { space } => engine.settle(space),
-            Step::Together { .. } | Step::View | Step::DropView(_) | Step::Manual(..) => {}
+            Step::Begin { .. }
+            | Step::End(_)
+            | Step::View
+            | Step::DropView(_)
+            | Step::Manual(..) => {}
         }
         deepest.extend(engine.version().tables().map(|(level, _)| level));
     }
