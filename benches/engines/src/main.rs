@@ -87,7 +87,11 @@ fn compare(options: &Options) -> Outcome<()> {
                 for (row, figure) in &run.figures {
                     eprintln!("round {round} {:16} {row:24} {figure:14.2}", kind.name());
                 }
-                eprintln!("round {round} {:16} took {:.1} s", kind.name(), start.elapsed().as_secs_f64());
+                eprintln!(
+                    "round {round} {:16} took {:.1} s",
+                    kind.name(),
+                    start.elapsed().as_secs_f64()
+                );
             }
         }
     }

@@ -36,7 +36,9 @@ impl Report {
     fn print_ratios(&self, options: &Options, measured: &[Row]) {
         let others = options.engines.iter().filter(|kind| **kind != Kind::Kvstore);
         let names: Vec<_> = others.clone().map(|kind| kind.name()).collect();
-        println!("\nHow many times as good kvstore is as each (more than 1 is better for kvstore):\n");
+        println!(
+            "\nHow many times as good kvstore is as each (more than 1 is better for kvstore):\n"
+        );
         print_head("| row | writes | kvstore |", &names);
         for row in measured {
             let own = self.median(row, Kind::Kvstore).map(|own| figure(own, row.unit));
@@ -59,8 +61,8 @@ impl Report {
         println!("\nGeometric means of the ratios over all rows:\n");
         for (name, rivals, marked) in [
             ("rocksdb-tuned", &RIVALS[..1], false),
-            ("the best of rocksdb-tuned, fjall and sled, without what is marked", &RIVALS, false),
-            ("the best of rocksdb-tuned, fjall and sled, with what is marked", &RIVALS, true),
+            ("the best of rocksdb-tuned, fjall and sled, without what is marked", &RIVALS[..], false),
+            ("the best of rocksdb-tuned, fjall and sled, with what is marked", &RIVALS[..], true),
         ] {
             let ratios: Vec<f64> =
                 measured.iter().filter_map(|row| against(row, rivals, marked)).collect();
@@ -72,7 +74,10 @@ impl Report {
     }
 
     fn print_figures(&self, options: &Options, measured: &[Row]) {
-        println!("\nMedians{}:\n", if options.rounds > 1 { " (lowest to highest round)" } else { "" });
+        println!(
+            "\nMedians{}:\n",
+            if options.rounds > 1 { " (lowest to highest round)" } else { "" }
+        );
         let names: Vec<_> = options.engines.iter().map(|kind| kind.name()).collect();
         print_head("| row | writes |", &names);
         for row in measured {

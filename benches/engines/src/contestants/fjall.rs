@@ -15,8 +15,7 @@ pub struct Fjall {
 
 impl Fjall {
     pub fn open(directory: &Path, budget: Budget) -> Outcome<Self> {
-        let database =
-            Database::builder(directory).cache_size(budget.cache_bytes as u64).open()?;
+        let database = Database::builder(directory).cache_size(budget.cache_bytes as u64).open()?;
         let options =
             || KeyspaceCreateOptions::default().max_memtable_size(budget.memtable_bytes as u64);
         let pairs = database.keyspace("bench", options)?;

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvstore::storage::lsm::{LsmEnvironment, LsmOptions};
-use kvstore::storage::{Direction, Durability, Environment, KeyRange, Scan, StorageEngine, WriteBatch};
+use kvstore::storage::{
+    Direction, Durability, Environment, KeyRange, Scan, StorageEngine, WriteBatch,
+};
 use kvstore::util::fs::RealFileSystem;
 
 use super::{Budget, Class, Contestant, Outcome};

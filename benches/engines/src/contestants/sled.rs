@@ -15,8 +15,7 @@ pub struct Sled {
 impl Sled {
     pub fn open(directory: &Path, budget: Budget) -> Outcome<Self> {
         let bytes = (budget.cache_bytes + budget.memtable_bytes) as u64;
-        let config =
-            Config::new().path(directory).cache_capacity(bytes).mode(Mode::HighThroughput);
+        let config = Config::new().path(directory).cache_capacity(bytes).mode(Mode::HighThroughput);
         Ok(Self { db: config.open()? })
     }
 

@@ -7,7 +7,12 @@ use crate::contestants::{Class, Outcome};
 use crate::keys::{key, touch};
 
 pub const STAGE: Stage = Stage {
-    rows: &[rate("delete"), reads("scan-deleted"), reads("seek-deleted"), reads("scan-deleted-settled")],
+    rows: &[
+        rate("delete"),
+        reads("scan-deleted"),
+        reads("seek-deleted"),
+        reads("scan-deleted-settled"),
+    ],
     run: deletes,
 };
 

@@ -21,8 +21,10 @@ pub const CACHED: Stage = Stage {
 };
 
 /// A cache of 8 MiB: most reads find their block in the page cache, or on the disk where memory is short.
-pub const SMALL_CACHE: Stage =
-    Stage { rows: &[reads("readrandom-small-cache"), reads("seek-10-small-cache")], run: small_cache };
+pub const SMALL_CACHE: Stage = Stage {
+    rows: &[reads("readrandom-small-cache"), reads("seek-10-small-cache")],
+    run: small_cache,
+};
 
 fn cached(run: &mut Run<'_>) -> Outcome<()> {
     let db = run.open()?;
