@@ -4,6 +4,9 @@
 //! its name only when it is whole and synced. It is taken back by a node of the same engine and number of shards, into an
 //! empty data directory.
 //!
+//! The LSM engine's checkpoints share table files with the node by hard links where both are on one file system, and a restore does so as
+//! well: tables never change, so the copy is of one moment, but damage of the disk hits both. On another file system they are copied.
+//!
 //! # On disk
 //!
 //! `NAME/shard-N/...`: what the engine's checkpoint wrote. `NAME/backup.json`, written last, one JSON object:

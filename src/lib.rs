@@ -10,6 +10,9 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod net;
 pub mod proto;
 pub mod router;

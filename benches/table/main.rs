@@ -15,7 +15,7 @@
 )]
 #![allow(unfulfilled_lint_expectations, reason = "what the engine expects is allowed here")]
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
-#![allow(missing_docs, reason = "nothing here is seen from outside")]
+#![allow(missing_docs, unreachable_pub, reason = "nothing here is seen from outside")]
 
 #[path = "../../src/storage/mod.rs"]
 pub mod storage;

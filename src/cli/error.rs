@@ -90,6 +90,19 @@ impl From<server::Error> for Error {
     }
 }
 
+impl From<crate::storage::Error> for Error {
+    fn from(error: crate::storage::Error) -> Self {
+        use crate::storage::Error as E;
+        match error {
+            // What was asked for cannot be done there.
+            E::Invalid(_) | E::Locked { .. } => {
+                Self::Failed(format!("FAILED_PRECONDITION: {error}"))
+            }
+            _ => crate::error::Error::from(error).into(),
+        }
+    }
+}
+
 impl From<crate::error::Error> for Error {
     fn from(error: crate::error::Error) -> Self {
         Self::Failed(error.to_string())

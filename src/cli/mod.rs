@@ -11,6 +11,7 @@ mod args;
 mod backup;
 mod batch;
 mod config;
+mod engine;
 mod error;
 mod kv;
 mod output;
@@ -85,6 +86,9 @@ enum Command {
     /// Make, check and take back backups
     #[command(subcommand)]
     Backup(backup::Command),
+    /// Check and print the files of a node that does not run
+    #[command(subcommand)]
+    Engine(engine::Command),
     /// Measure a node, or one of its own, under load
     Bench(bench::Args),
     /// Print the effective configuration with the origin of each value
@@ -152,6 +156,7 @@ fn execute(command: Command, output: &mut Output) -> Result<()> {
         Command::Compact(compact) => block_on(compact.run(output)),
         Command::Flush(flush) => block_on(flush.run(output)),
         Command::Backup(backup) => backup.run(output),
+        Command::Engine(engine) => engine.run(output),
         Command::Bench(args) => {
             let mut report = Vec::new();
             let measured = bench::run(&args, &mut report);

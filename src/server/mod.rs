@@ -31,7 +31,7 @@ use self::workers::Workers;
 use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
 use crate::config::{Config, Loaded};
 use crate::proto::admin::ConfigValue;
-use crate::telemetry::{ComponentHealth, Health, Metrics, Status};
+use crate::telemetry::{ComponentHealth, EngineCollector, Health, Metrics, Status};
 use crate::types::Limits;
 use crate::util::fs::{FileSystem as _, RealFileSystem};
 
@@ -303,17 +303,30 @@ fn register_checks(health: &Health, storage: &Storage, config: &Config) {
 }
 
 /// Sets the gauges that others know, when metrics are read.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures are whole numbers of bytes, and not negative"
+)]
 fn watch(metrics: &Arc<Metrics>, storage: &Storage, in_flight: &Arc<InFlight>) {
     let environment = Arc::clone(&storage.environment);
     let (requests, bytes) = (metrics.inflight_requests.clone(), metrics.inflight_bytes.clone());
-    let (memory, disk) = (metrics.memory_usage("cache"), metrics.disk_usage("tables"));
+    let (cache, memtable) = (metrics.memory_usage("cache"), metrics.memory_usage("memtable"));
+    let (log, tables) = (metrics.disk_usage("log"), metrics.disk_usage("tables"));
     let in_flight = Arc::clone(in_flight);
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.on_scrape(Box::new(move || {
         let status = environment.status();
-        memory.set(gauge(status.memory_bytes));
-        disk.set(gauge(status.disk_bytes));
+        let part = |name: &str| status.figures.get(name).map_or(0, |&figure| figure as u64);
+        let (memtable_bytes, log_bytes) = (part("memtable_bytes"), part("log_bytes"));
+        memtable.set(gauge(memtable_bytes));
+        cache.set(gauge(status.memory_bytes.saturating_sub(memtable_bytes)));
+        log.set(gauge(log_bytes));
+        tables.set(gauge(status.disk_bytes.saturating_sub(log_bytes)));
         requests.set(gauge(in_flight.requests() as u64));
         bytes.set(gauge(in_flight.bytes() as u64));
     }));
+    let environment = Arc::clone(&storage.environment);
+    let figures = EngineCollector::new(Box::new(move || environment.status().figures));
+    metrics.register(Box::new(figures)).expect("its metrics have names of their own");
 }

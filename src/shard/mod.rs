@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 
 use self::committer::{Claim, Proposal, Queue};
 pub use self::committer::{Committer, QUEUE_BYTES_MAX};
+pub use self::record::StoredRow;
 use self::record::{RowKey, Stored};
 use self::replica::Replica;
 use crate::command::{Change, Command, Outcome};

@@ -99,6 +99,37 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// A row of a shard's engine, for who looks into its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredRow<'a> {
+    /// What was stored under a key.
+    Document {
+        /// The key.
+        key: &'a str,
+        /// What is stored.
+        value: Value,
+        /// The version of the write that stored it.
+        version: Version,
+    },
+    /// The shard's own.
+    Bookkeeping,
+}
+
+impl<'a> StoredRow<'a> {
+    /// Reads a row; `None` when it is not one.
+    pub fn read(key: &'a [u8], value: &[u8]) -> Option<Self> {
+        match key.split_first()? {
+            (&RESERVED_PREFIX, _) => Some(Self::Bookkeeping),
+            (&DOCUMENT, key) => {
+                let stored = Stored::decode(value)?;
+                let (value, version) = (stored.value(), stored.version);
+                Some(Self::Document { key: std::str::from_utf8(key).ok()?, value, version })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The value of a request's row; `None` for outcomes that leave none.
 pub(super) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 16]>> {
     let mut row = SmallVec::new();
@@ -139,9 +170,14 @@ mod tests {
             let header = document_header(&value, Version(7));
             let row = [&header[..], value.bytes()].concat();
             let stored = Stored::decode(&row).expect("just encoded");
-            assert_eq!((stored.version, stored.value()), (Version(7), value));
+            assert_eq!((stored.version, stored.value()), (Version(7), value.clone()));
+            let (key, version) = (document_key(b"k"), Version(7));
+            let expected = StoredRow::Document { key: "k", value, version };
+            assert_eq!(StoredRow::read(&key, &row), Some(expected));
         }
         assert!(Stored::decode(&[9; 20]).is_none());
+        assert_eq!(StoredRow::read(&LAST_VERSION, &[]), Some(StoredRow::Bookkeeping));
+        assert!(StoredRow::read(b"other", &[]).is_none() && StoredRow::read(b"", &[]).is_none());
         assert!(Stored::decode(&[KIND_JSON; 8]).is_none());
     }
 

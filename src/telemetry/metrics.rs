@@ -261,12 +261,12 @@ fn gauges(registry: &Registry, name: &str, help: &str, label: &str) -> IntGaugeV
     gauges
 }
 
-fn desc((name, help): (&str, &str), labels: &[&str]) -> Desc {
+pub(super) fn desc((name, help): (&str, &str), labels: &[&str]) -> Desc {
     let labels = labels.iter().map(|label| (*label).to_owned()).collect();
     Desc::new(name.to_owned(), help.to_owned(), labels, HashMap::new()).expect("the name is valid")
 }
 
-fn family(
+pub(super) fn family(
     desc: &Desc,
     kind: proto::MetricType,
     metrics: Vec<proto::Metric>,
@@ -279,7 +279,7 @@ fn family(
     family
 }
 
-fn labelled(labels: &[(&str, &str)]) -> proto::Metric {
+pub(super) fn labelled(labels: &[(&str, &str)]) -> proto::Metric {
     let pair = |(name, value): &(&str, &str)| {
         let mut pair = proto::LabelPair::default();
         pair.set_name((*name).to_owned());

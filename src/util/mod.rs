@@ -4,4 +4,5 @@
 
 pub mod coding;
 pub mod fs;
+pub(crate) mod interleave;
 pub mod time;

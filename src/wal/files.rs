@@ -75,7 +75,7 @@ impl Shared {
             Some(segment) => grow(segment, needed)?,
             None => {
                 let salt = salt(&self.options, number);
-                Segment::create(&*self.fs, &self.dir, number, salt, needed)?
+                Segment::create(&*self.fs, &self.dir, number, salt, needed, 0)?
             }
         };
         let next = number
@@ -160,13 +160,14 @@ impl Shared {
 
 /// The same segment with more room. Its new size becomes durable with its first sync.
 fn grow(segment: &Segment, bytes: u32) -> Result<Segment> {
-    let Segment { number, salt, made_bytes, path, file, .. } = segment;
+    let Segment { number, salt, made_bytes, follows, path, file, .. } = segment;
     file.allocate(u64::from(bytes)).map_err(|error| {
         if crate::util::fs::is_disk_full(&error) {
             return Error::DiskFull { path: path.clone() };
         }
         Error::io("allocate", path, error)
     })?;
-    let (number, salt, made_bytes) = (*number, *salt, *made_bytes);
-    Ok(Segment { number, salt, bytes, made_bytes, path: path.clone(), file: Arc::clone(file) })
+    let (number, salt, made_bytes, follows) = (*number, *salt, *made_bytes, *follows);
+    let (path, file) = (path.clone(), Arc::clone(file));
+    Ok(Segment { number, salt, bytes, made_bytes, follows, path, file })
 }

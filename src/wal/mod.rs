@@ -58,6 +58,7 @@
 //! | read | that read fails |
 //! | bit flip below a vouched place, missing or swapped segment | open or read is refused, file and offset named |
 //! | bit flip in the last group before a crash, which nothing later vouches for | taken for a torn tail. [`Wal::close`] leaves a voucher, so it needs a crash |
+//! | the newest segment missing | the one before says that there is one: open is refused. If it was the only one, the log is empty |
 //! | the *oldest* segments missing | looks like a removal: an owner knows what it released, and finds the gap in its own numbers |
 //! | a thread panics while it writes, or a callback panics | poisoned |
 //!
@@ -71,6 +72,8 @@ mod callbacks;
 mod commit;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod owners;
 mod record;
 mod recovery;
@@ -131,6 +134,16 @@ impl Position {
     #[expect(clippy::cast_possible_truncation, reason = "the two halves are cut out on purpose")]
     pub const fn from_u64(number: u64) -> Self {
         Self { segment: (number >> 32) as u32, offset: number as u32 }
+    }
+
+    /// The file that it is in, of the log in `dir`.
+    pub fn file_in(self, dir: &Path) -> PathBuf {
+        dir.join(segment::segment_name(self.segment))
+    }
+
+    /// Where in that file, in bytes.
+    pub const fn offset(self) -> u64 {
+        self.offset as u64
     }
 
     const fn new(segment: u32, offset: u32) -> Self {
@@ -280,6 +293,20 @@ impl Wal {
             Background::Caller => Vec::new(),
         };
         Ok((Self { shared, threads, _lock: lock }, recovery))
+    }
+
+    /// Hands every record of the log in `dir` to `visit` and judges its end, as [`open`](Self::open) does, but changes
+    /// nothing: what would be cut is only reported. Nobody may have the log open.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open).
+    pub fn inspect<E: From<Error>>(
+        fs: &dyn FileSystem,
+        dir: &Path,
+        visit: impl FnMut(RecordRef<'_>) -> Result<(), E>,
+    ) -> Result<Recovery, E> {
+        recovery::inspect(fs, dir, visit)
     }
 
     /// Adds a record, the concatenation of `parts`. It is in the buffer, and safe against nothing yet. Concurrent

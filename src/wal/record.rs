@@ -21,7 +21,8 @@
 //! `crc crc crc crc | 02 00 00 00 | 01 00 00 00 | 00 00 00 00 | 07 00 00 00 00 00 00 00 | 10 | ab cd | 00 00 00 00 00`.
 //!
 //! Kinds 0 to 15 belong to the log: [`KIND_BEGIN`] is the first record of every segment and ties it to the one before,
-//! [`KIND_MARK`] is the last word of a log that was closed. All others are the callers'.
+//! [`KIND_NEXT`] is the last of every segment that is followed by another and names that one, [`KIND_MARK`] is the last
+//! word of a log that was closed. All others are the callers'.
 
 use super::{Kind, Owner};
 use crate::util::coding::Cursor;
@@ -41,11 +42,17 @@ pub(super) const KIND_BEGIN: Kind = Kind(0);
 /// No body: stands for the promise in its `synced_upto`.
 pub(super) const KIND_MARK: Kind = Kind(1);
 
+/// The body is the number of the segment that the log goes on in, four bytes. That one had its name before this was written.
+pub(super) const KIND_NEXT: Kind = Kind(2);
+
 /// Whose the log's own records are. They are never handed out, so that callers may use the number as well.
 pub(super) const OWNER_LOG: Owner = Owner(u64::MAX);
 
 /// Bytes of a [`KIND_MARK`] record. Every segment keeps that many free for the last word.
 pub(super) const MARK_RECORD_BYTES: u32 = record_bytes(0);
+
+const _: () =
+    assert!(record_bytes(4) == MARK_RECORD_BYTES, "the last word may also be the next segment");
 
 /// Bytes of a [`KIND_BEGIN`] record.
 pub(super) const BEGIN_RECORD_BYTES: u32 = record_bytes(Begin::BODY_BYTES);

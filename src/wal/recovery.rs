@@ -3,7 +3,8 @@
 //!
 //! 1. Every segment is opened and its header checked. Nothing changes on disk before 5.
 //! 2. The segments must form a chain: each begins with a record that names the one before. A gap is damage.
-//! 3. Records are handed to the visitor, segment by segment, as long as each ends where the next says that it does.
+//! 3. Records are handed to the visitor, segment by segment, as long as each ends where the next says that it does. A
+//!    segment that names a next one must be followed by it, or by what an earlier opening put in its place.
 //! 4. Where that ends, [`super::tail`] tells a torn tail from damage, which is refused.
 //! 5. The next segment is made, with a number above all that were ever used: positions of lost records never come back.
 //! 6. Files that were not finished are removed, and the segments beyond the end, newest first, each durably before the
@@ -28,7 +29,7 @@ use super::commit::{Turn, Turnstile};
 use super::error::{Error, Result};
 use super::files::salt;
 use super::owners::Owners;
-use super::record::{Begin, KIND_BEGIN, KIND_MARK, RecordHeader};
+use super::record::{Begin, KIND_BEGIN, KIND_MARK, KIND_NEXT, RecordHeader};
 use super::segment::{
     SEGMENT_HEADER_BYTES, Segment, TEMPORARY_SUFFIX, segment_name, segment_number,
 };
@@ -99,9 +100,7 @@ struct Files {
 impl Files {
     /// The highest number that was ever used.
     fn newest(&self) -> u32 {
-        let of_temporary =
-            |name: &String| name.strip_suffix(TEMPORARY_SUFFIX).and_then(segment_number);
-        let temporary = self.temporary.iter().filter_map(of_temporary);
+        let temporary = self.temporary.iter().filter_map(number_held);
         let found = self.found.iter().map(|found| found.segment.number);
         found.chain(temporary).max().unwrap_or(0)
     }
@@ -120,6 +119,8 @@ struct Replayed {
     vouched: Position,
     summaries: BTreeMap<Owner, OwnerSummary>,
     last: Position,
+    /// The segment that the last record says the log goes on in.
+    next: Option<u32>,
 }
 
 /// Opens the log in `dir`, which is locked.
@@ -129,14 +130,36 @@ pub(super) fn recover<E: From<Error>>(
     options: Options,
     mut visit: impl FnMut(RecordRef<'_>) -> Result<(), E>,
 ) -> Result<(Shared, Recovery), E> {
-    let Files { found, temporary } = find_files(&*fs, &dir)?;
-    check_chain(&found)?;
-    let replayed = replay(&found, &mut visit)?;
+    let (files, replayed) = read(&*fs, &dir, &mut visit)?;
+    Ok(repair(fs, dir, options, files, &replayed)?)
+}
+
+/// Reads and judges the log in `dir` as an opening would, and changes nothing.
+pub(super) fn inspect<E: From<Error>>(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    mut visit: impl FnMut(RecordRef<'_>) -> Result<(), E>,
+) -> Result<Recovery, E> {
+    let (files, replayed) = read(fs, dir, &mut visit)?;
+    Ok(replayed.report(&files.found))
+}
+
+/// Steps 1 to 4.
+fn read<E: From<Error>>(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    visit: &mut impl FnMut(RecordRef<'_>) -> Result<(), E>,
+) -> Result<(Files, Replayed), E> {
+    let files = find_files(fs, dir)?;
+    let found = &files.found;
+    check_chain(found)?;
+    let replayed = replay(found, visit)?;
+    check_next(dir, found, &files.temporary, &replayed)?;
     let beyond = found.iter().map(|found| &found.segment);
     let beyond: Vec<&Segment> =
         beyond.filter(|segment| segment.number >= replayed.stop.position.segment).collect();
     judge(&beyond, &replayed.stop)?;
-    Ok(repair(fs, dir, options, Files { found, temporary }, &replayed)?)
+    Ok((files, replayed))
 }
 
 /// Step 1.
@@ -175,10 +198,9 @@ fn check_chain(found: &[Found]) -> Result<()> {
     for pair in found.windows(2) {
         let Ok(begin) = &pair[1].begin else { continue };
         if begin.previous != pair[0].segment.number {
-            let (previous, before) = (begin.previous, pair[0].segment.number);
-            let detail = format!(
-                "this segment follows segment {previous}, which is missing; the one before it is {before}"
-            );
+            let [previous, before] = [begin.previous, pair[0].segment.number].map(segment_name);
+            let detail =
+                format!("this segment follows {previous}, which is missing; before it is {before}");
             let path = &pair[1].segment.path;
             return Err(Error::corruption(path, SEGMENT_HEADER_BYTES, detail));
         }
@@ -233,6 +255,33 @@ fn replay<E: From<Error>>(
     Ok(replayed)
 }
 
+/// Whether what the last segment with records says to come next has come, be it that an opening gave it up.
+fn check_next(
+    dir: &Path,
+    found: &[Found],
+    temporary: &[String],
+    replayed: &Replayed,
+) -> Result<()> {
+    let Some(next) = replayed.next else { return Ok(()) };
+    let last = replayed.last.segment;
+    let is_there = found.iter().any(|found| {
+        let Segment { number, follows, .. } = found.segment;
+        number == next || follows == last
+    });
+    // What an opening leaves that has no room for another segment.
+    let is_held = || temporary.iter().filter_map(number_held).any(|number| number >= next);
+    if is_there || is_held() {
+        return Ok(());
+    }
+    let detail = format!("this segment is missing, segment {last} says that the log goes on in it");
+    Err(Error::corruption(&dir.join(segment_name(next)), 0, detail))
+}
+
+/// The number that a file under a temporary name keeps.
+fn number_held(name: &String) -> Option<u32> {
+    name.strip_suffix(TEMPORARY_SUFFIX).and_then(segment_number)
+}
+
 /// A file is only ever shortened after the next one has said where it ends.
 fn check_size(segment: &Segment) -> Result<()> {
     let Segment { bytes, made_bytes, path, .. } = segment;
@@ -275,10 +324,13 @@ fn replay_segment<E: From<Error>>(
         let position = Position::new(segment.number, offset);
         replayed.vouched = replayed.vouched.max(promise(&header, body));
         replayed.last = position;
+        replayed.next = None;
         if header.kind >= Kind::FIRST {
             replayed.count(&header, position);
             let RecordHeader { owner, kind, .. } = header;
             visit(RecordRef { position, owner, kind, body })?;
+        } else if header.kind == KIND_NEXT {
+            replayed.next = body.try_into().ok().map(u32::from_le_bytes);
         } else if ![KIND_BEGIN, KIND_MARK].contains(&header.kind) {
             let (file, kind) = (segment.path.display(), header.kind.0);
             return Err(Error::Invalid(format!(
@@ -327,11 +379,12 @@ fn repair(
     files: Files,
     replayed: &Replayed,
 ) -> Result<(Shared, Recovery)> {
-    let number = files.newest().checked_add(1);
-    let number = number
+    let newest = files.newest();
+    let number = newest
+        .checked_add(1)
         .ok_or_else(|| Error::Invalid("the numbers of the segments are used up".to_owned()))?;
-    let bytes = segment_bytes_for(0).max(options.segment_bytes);
-    let ready = match Segment::create(&*fs, &dir, number, salt(&options, number), bytes) {
+    let (bytes, follows) = (segment_bytes_for(0).max(options.segment_bytes), replayed.last.segment);
+    let ready = match Segment::create(&*fs, &dir, number, salt(&options, number), bytes, follows) {
         Ok(segment) => Some(Arc::new(segment)),
         // The next append will say so, if there is still no room by then.
         Err(Error::DiskFull { .. }) => None,
@@ -339,7 +392,9 @@ fn repair(
     };
     let Files { mut found, temporary } = files;
     let recovery = replayed.report(&found);
-    for name in temporary {
+    // The one that keeps the newest number stays while there is no other.
+    let goes = |name: &String| ready.is_some() || number_held(name) != Some(newest);
+    for name in temporary.into_iter().filter(goes) {
         remove(&*fs, &dir, &dir.join(name))?;
     }
     let mut beyond = found.split_off(replayed.kept);
@@ -407,12 +462,12 @@ impl Shared {
         else {
             return Ok(());
         };
-        let Segment { salt, made_bytes, ref path, .. } = **segment;
+        let Segment { salt, made_bytes, follows, ref path, .. } = **segment;
         let file = self.fs.open_write(path).map_err(|error| Error::io("open", path, error))?;
         let cut = file.truncate(u64::from(end));
         cut.map_err(|error| Error::io("truncate", path, error))?;
         let path = path.clone();
-        let segment = Segment { number, salt, bytes: end, made_bytes, path, file };
+        let segment = Segment { number, salt, bytes: end, made_bytes, follows, path, file };
         state.segments.insert(number, Arc::new(segment));
         Ok(())
     }

@@ -10,7 +10,7 @@
 //! | 12..16 | number of the segment |
 //! | 16..20 | salt of the checksums of its records, random |
 //! | 20..24 | size of the file when it was made |
-//! | 24..28 | zeros |
+//! | 24..28 | made by an opening: the segment that it follows, those between are given up; 0: made ahead of its use |
 //! | 28..32 | crc32c of bytes 0..28 |
 //!
 //! Records follow, then zeros: the file is allocated in full when it is made. It gets its name only after header and
@@ -50,6 +50,8 @@ pub(super) struct Segment {
     pub(super) bytes: u32,
     /// Its size when it was made.
     pub(super) made_bytes: u32,
+    /// The one that it follows, when an opening made it.
+    pub(super) follows: u32,
     pub(super) path: PathBuf,
     pub(super) file: Arc<dyn File>,
 }
@@ -75,15 +77,17 @@ impl Segment {
         number: u32,
         salt: u32,
         bytes: u32,
+        follows: u32,
     ) -> Result<Self> {
         let path = dir.join(segment_name(number));
         let temporary = dir.join(format!("{}{TEMPORARY_SUFFIX}", segment_name(number)));
-        let file = fill(fs, &temporary, &path, number, salt, bytes).inspect_err(|_| {
+        let header = encode_header(number, salt, bytes, follows);
+        let file = fill(fs, &temporary, &path, &header, bytes).inspect_err(|_| {
             // Best effort: what stays is removed by the next attempt or the next start.
             let _ = fs.remove(&temporary);
         })?;
         fs.sync_dir(dir).map_err(|error| Error::io("sync", dir, error))?;
-        Ok(Self { number, salt, bytes, made_bytes: bytes, path, file })
+        Ok(Self { number, salt, bytes, made_bytes: bytes, follows, path, file })
     }
 
     /// Opens an existing segment and checks its header.
@@ -94,8 +98,8 @@ impl Segment {
             .map_err(|_| Error::corruption(path, u32::MAX, "the file is longer than 4 GiB"))?;
         let mut header = [0; SEGMENT_HEADER_BYTES as usize];
         let read = file.read_at(&mut header, 0).map_err(|error| Error::io("read", path, error))?;
-        let (salt, made_bytes) = check_header(&header[..read], path, number)?;
-        Ok(Self { number, salt, bytes, made_bytes, path: path.to_owned(), file })
+        let (salt, made_bytes, follows) = check_header(&header[..read], path, number)?;
+        Ok(Self { number, salt, bytes, made_bytes, follows, path: path.to_owned(), file })
     }
 
     /// The record at `offset`, checked: header and body.
@@ -136,8 +140,7 @@ fn fill(
     fs: &dyn FileSystem,
     temporary: &Path,
     path: &Path,
-    number: u32,
-    salt: u32,
+    header: &[u8],
     bytes: u32,
 ) -> Result<Arc<dyn File>> {
     let failed = |operation| {
@@ -153,35 +156,41 @@ fn fill(
     }
     let file = fs.create(temporary).map_err(failed("create"))?;
     file.allocate(u64::from(bytes)).map_err(failed("allocate"))?;
-    file.write_at(&encode_header(number, salt, bytes), 0).map_err(failed("write"))?;
+    file.write_at(header, 0).map_err(failed("write"))?;
     file.sync_data().map_err(failed("sync"))?;
     fs.rename(temporary, path).map_err(failed("rename"))?;
     Ok(file)
 }
 
-fn encode_header(number: u32, salt: u32, made_bytes: u32) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+pub(super) fn encode_header(
+    number: u32,
+    salt: u32,
+    made_bytes: u32,
+    follows: u32,
+) -> [u8; SEGMENT_HEADER_BYTES as usize] {
     let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[12..16].copy_from_slice(&number.to_le_bytes());
     bytes[16..20].copy_from_slice(&salt.to_le_bytes());
     bytes[20..24].copy_from_slice(&made_bytes.to_le_bytes());
+    bytes[24..28].copy_from_slice(&follows.to_le_bytes());
     let checksum = crc32c::crc32c(&bytes[..28]);
     bytes[28..].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-/// Salt and first size in a sound header of segment `number`.
-fn check_header(bytes: &[u8], path: &Path, number: u32) -> Result<(u32, u32)> {
+/// Salt, first size and the segment before in a sound header of segment `number`.
+fn check_header(bytes: &[u8], path: &Path, number: u32) -> Result<(u32, u32, u32)> {
     let damaged = |offset, detail: String| Error::corruption(path, offset, detail);
     let mut cursor = Cursor::new(bytes);
     let fields = (|| {
         let magic = cursor.bytes(MAGIC.len())?;
         let (version, stated, salt) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
-        let (made_bytes, zeros) = (cursor.u32()?, cursor.u32()?);
-        Some((magic, version, stated, (salt, made_bytes), zeros, cursor.u32()?))
+        let (made_bytes, follows) = (cursor.u32()?, cursor.u32()?);
+        Some((magic, version, stated, (salt, made_bytes, follows), cursor.u32()?))
     })();
-    let Some((magic, version, stated, sound, zeros, checksum)) = fields else {
+    let Some((magic, version, stated, sound, checksum)) = fields else {
         return Err(damaged(0, "the file ends inside the header of the segment".to_owned()));
     };
     if magic != MAGIC {
@@ -190,7 +199,7 @@ fn check_header(bytes: &[u8], path: &Path, number: u32) -> Result<(u32, u32)> {
     if checksum != crc32c::crc32c(&bytes[..28]) {
         return Err(damaged(0, "the checksum of the header does not match".to_owned()));
     }
-    if version != VERSION || zeros != 0 {
+    if version != VERSION {
         let file = path.display();
         return Err(Error::Invalid(format!(
             "{file} has version {version} of the log format; this program reads version {VERSION}"
@@ -222,10 +231,10 @@ mod tests {
     #[test]
     fn a_header_is_refused_under_another_number_and_in_another_version() {
         let path = Path::new("f");
-        assert_eq!(check_header(&encode_header(5, 9, 64), path, 5).expect("sound"), (9, 64));
-        let error = check_header(&encode_header(5, 9, 64), path, 6).expect_err("swapped");
+        assert_eq!(check_header(&encode_header(5, 9, 64, 3), path, 5).expect("sound"), (9, 64, 3));
+        let error = check_header(&encode_header(5, 9, 64, 3), path, 6).expect_err("swapped");
         assert!(matches!(error, Error::Corruption { offset: 12, .. }), "{error}");
-        let mut newer = encode_header(5, 9, 64);
+        let mut newer = encode_header(5, 9, 64, 3);
         newer[8] = 2;
         let checksum = crc32c::crc32c(&newer[..28]);
         newer[28..].copy_from_slice(&checksum.to_le_bytes());
@@ -237,10 +246,10 @@ mod tests {
     fn a_segment_that_finds_no_room_leaves_nothing_behind() {
         let fs = SimFileSystem::new(0);
         fs.set_capacity(4096);
-        let error = Segment::create(&fs, Path::new("/"), 1, 0, 8192).expect_err("too large");
+        let error = Segment::create(&fs, Path::new("/"), 1, 0, 8192, 0).expect_err("too large");
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         assert_eq!(fs.used(), 0);
-        Segment::create(&fs, Path::new("/"), 1, 0, 4096).expect("fits");
+        Segment::create(&fs, Path::new("/"), 1, 0, 4096, 0).expect("fits");
     }
 
     proptest! {
@@ -251,7 +260,7 @@ mod tests {
 
         #[test]
         fn every_flipped_bit_of_a_header_is_found(at in 0usize..32, bit in 0u8..8) {
-            let mut bytes = encode_header(5, 9, 64);
+            let mut bytes = encode_header(5, 9, 64, 3);
             bytes[at] ^= 1 << bit;
             prop_assert!(check_header(&bytes, Path::new("f"), 5).is_err());
         }

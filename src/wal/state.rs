@@ -11,8 +11,8 @@ use super::commit::{Turn, Turnstile};
 use super::error::{Error, Result};
 use super::owners::Owners;
 use super::record::{
-    ALIGNMENT, BEGIN_RECORD_BYTES, BODY_BYTES_MAX, Begin, KIND_BEGIN, KIND_MARK, MARK_RECORD_BYTES,
-    OWNER_LOG, RECORD_HEADER_BYTES, RecordHeader, record_bytes,
+    ALIGNMENT, BEGIN_RECORD_BYTES, BODY_BYTES_MAX, Begin, KIND_BEGIN, KIND_MARK, KIND_NEXT,
+    MARK_RECORD_BYTES, OWNER_LOG, RECORD_HEADER_BYTES, RecordHeader, record_bytes,
 };
 use super::segment::{SEGMENT_HEADER_BYTES, Segment};
 use super::status::{Counts, Status};
@@ -281,6 +281,12 @@ impl State {
     pub(super) fn roll(&mut self, bytes: u32) -> bool {
         let takes = |segment: &mut Arc<Segment>| segment.bytes >= segment_bytes_for(bytes);
         let Some(segment) = self.ready.take_if(takes) else { return false };
+        if self.active.is_some() {
+            // In the room for the last word, so that it is noticed when what follows is missing.
+            let next = segment.number.to_le_bytes();
+            let body = Body::new(&[&next]).map(|body| self.push(OWNER_LOG, KIND_NEXT, body));
+            body.expect("four bytes are no long record");
+        }
         let begin = self.active.take().map_or(self.link, |active| Begin {
             previous: active.segment.number,
             previous_end: self.end.offset,

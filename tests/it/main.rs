@@ -7,6 +7,7 @@ mod batch;
 mod bench;
 mod cli;
 mod client;
+mod engine;
 mod node;
 mod process;
 mod session;

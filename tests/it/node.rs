@@ -60,6 +60,11 @@ impl TestNode {
         server.stop().await.expect("it stops cleanly");
     }
 
+    /// Its data directory.
+    pub(crate) fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
     fn server(&self) -> &Server {
         self.server.as_ref().expect("it runs")
     }

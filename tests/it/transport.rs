@@ -262,3 +262,11 @@ async fn a_stop_waits_for_calls_that_run() {
     node.open().await;
     assert_eq!(reqwest::get(node.url("/api/v1/json/late")).await.expect("an answer").status(), 200);
 }
+
+/// The message that ARCHITECTURE.md shows byte for byte.
+#[test]
+fn a_put_request_has_the_bytes_that_the_architecture_shows() {
+    use prost::Message as _;
+    let request = put("user/1", r#"{"name": "John"}"#);
+    assert_eq!(request.encode_to_vec(), b"\x0a\x06user/1\x12\x10{\"name\": \"John\"}");
+}

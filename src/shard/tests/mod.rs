@@ -1,8 +1,9 @@
-//! What a shard promises, on the reference engine: what commands do (`commands`), what is durable when (`durability`), and random
-//! commands against a plain model (`model`).
+//! What a shard promises, on the reference engine: what commands do (`commands`), what is durable when (`durability`), random
+//! commands against a plain model (`model`); and the bytes that ARCHITECTURE.md shows (`encoding`).
 
 mod commands;
 mod durability;
+mod encoding;
 mod model;
 
 use std::sync::{Arc, LazyLock};

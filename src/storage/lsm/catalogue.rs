@@ -20,7 +20,8 @@ use crate::storage::{Error, Result, check_name};
 use crate::util::coding::{Cursor, put_slice};
 use crate::util::fs::{FileSystem, read_file, replace_file};
 
-const FILE_NAME: &str = "catalogue";
+/// Name of the file.
+pub(super) const FILE_NAME: &str = "catalogue";
 const MAGIC: &[u8; 8] = b"kvLSMcat";
 const VERSION: u32 = 1;
 
@@ -51,17 +52,36 @@ pub(super) struct Catalogue {
     next: u64,
 }
 
+impl Default for Catalogue {
+    fn default() -> Self {
+        Self { engines: BTreeMap::new(), next: 1 }
+    }
+}
+
 impl Catalogue {
-    /// Reads the one in `directory`; an empty one when there is none.
-    pub(super) fn open(fs: &dyn FileSystem, directory: &Path) -> Result<Self> {
+    /// Reads the one in `directory`; `None` when there is none.
+    pub(super) fn open(fs: &dyn FileSystem, directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(FILE_NAME);
         match read_file(fs, &path, BYTES_MAX) {
-            Ok(bytes) => Self::decode(&bytes).map_err(|damage| Error::corruption(&path, 0, damage)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok(Self { engines: BTreeMap::new(), next: 1 })
+            Ok(bytes) => {
+                Self::decode(&bytes).map(Some).map_err(|damage| Self::damaged(directory, &damage))
             }
-            Err(error) => Err(Error::io("read", &path, error)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => Ok(None),
+                io::ErrorKind::InvalidData => Err(Self::damaged(directory, &error.to_string())),
+                _ => Err(Error::io("read", &path, error)),
+            },
         }
+    }
+
+    /// What is wrong with the one in `directory`.
+    pub(super) fn damaged(directory: &Path, damage: &str) -> Error {
+        Error::corruption(directory.join(FILE_NAME), 0, damage)
+    }
+
+    /// Whether the number was given out, be it to an engine that is gone.
+    pub(super) const fn knew(&self, id: EngineId) -> bool {
+        id.0 < self.next
     }
 
     /// Makes this the catalogue of `directory`, durably.
@@ -88,7 +108,7 @@ impl Catalogue {
         self.engines.remove(name)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.next.to_le_bytes());
@@ -102,7 +122,7 @@ impl Catalogue {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("it is cut")?;
         let Some(fields) = body.strip_prefix(MAGIC) else {
             return Err("not a catalogue: wrong magic".to_owned());
@@ -141,19 +161,21 @@ mod tests {
     #[test]
     fn catalogue_reads_back_and_no_number_is_used_twice() {
         let fs = SimFileSystem::new(1);
-        let mut catalogue = Catalogue::open(&fs, Path::new("/")).expect("there is none");
+        assert_eq!(Catalogue::open(&fs, Path::new("/")).expect("there is none"), None);
+        let mut catalogue = Catalogue::default();
         let first = catalogue.add("a");
         assert_ne!(catalogue.add("b"), first);
         assert_eq!(catalogue.remove("a"), Some(first));
         catalogue.store(&fs, Path::new("/")).expect("stores");
         let mut read = Catalogue::open(&fs.restart(1), Path::new("/")).expect("opens");
+        let mut read = read.take().expect("there is one");
         assert_eq!(read, catalogue);
         assert_eq!(read.add("a"), EngineId(3));
     }
 
     #[test]
     fn any_damage_is_found() {
-        let mut catalogue = Catalogue { engines: BTreeMap::new(), next: 1 };
+        let mut catalogue = Catalogue::default();
         catalogue.add("main");
         let bytes = catalogue.encode();
         for at in 0..bytes.len() {

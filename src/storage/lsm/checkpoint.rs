@@ -140,7 +140,7 @@ fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {
     name_disk_full(Error::io(operation, path, error))
 }
 
-fn encode(tree: &VersionEdit) -> Vec<u8> {
+pub(super) fn encode(tree: &VersionEdit) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     encode_edit(tree, &mut bytes);
@@ -148,7 +148,7 @@ fn encode(tree: &VersionEdit) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<VersionEdit, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<VersionEdit, String> {
     let (body, checksum) = bytes.split_last_chunk::<4>().ok_or("it is cut")?;
     let fields = body.strip_prefix(MAGIC).ok_or("not a checkpoint: wrong magic")?;
     if crc32c::crc32c(body).to_le_bytes() != *checksum {

@@ -31,6 +31,7 @@ use super::status::Figures;
 use super::tree::Tree;
 use super::version::VersionEdit;
 use crate::storage::{Error, Result, Seqno};
+use crate::util::interleave;
 use crate::wal::{Owner, Position};
 
 /// See the [module](self).
@@ -122,6 +123,22 @@ impl Engine {
     #[inline]
     pub(super) fn tree(&self) -> arc_swap::Guard<Arc<Tree>> {
         self.tree.load()
+    }
+
+    /// The tree and the moment to read at, for a short read. In this order, see [`Tree`].
+    #[inline]
+    pub(super) fn pin(&self) -> (arc_swap::Guard<Arc<Tree>>, Moment) {
+        let tree = self.tree();
+        interleave::at("tree");
+        let moment = tree.moment();
+        interleave::at("tree");
+        (tree, moment)
+    }
+
+    /// The tree and the moment to read at, to keep.
+    pub(super) fn pin_owned(&self) -> (Arc<Tree>, Moment) {
+        let (tree, moment) = self.pin();
+        (arc_swap::Guard::into_inner(tree), moment)
     }
 
     /// The tree, to keep.

@@ -101,6 +101,12 @@ impl LsmEnvironment {
         Ok(Self { node: Arc::new(node) })
     }
 
+    /// All engines look for what only saves space as soon as nothing is more urgent, as they do each
+    /// [`compaction_interval`](LsmOptions::compaction_interval) where there are threads.
+    pub fn save_space(&self) {
+        self.node.shared.queue.space_due();
+    }
+
     /// Does one job of the background on this thread; false when there was none. For environments without threads.
     pub fn drive(&self) -> bool {
         let log = self.node.shared.log();
@@ -178,7 +184,7 @@ impl Node {
         let (fs, directory) = (&*self.shared.fs, &self.shared.directory);
         if let Err(error) = next.store(fs, directory) {
             let unchanged =
-                || Catalogue::open(fs, directory).is_ok_and(|found| found == *catalogue);
+                || matches!(Catalogue::open(fs, directory), Ok(Some(found)) if found == *catalogue);
             if !matches!(error, Error::DiskFull { .. }) || !unchanged() {
                 self.shared.failure.set(&error.to_string());
             }
@@ -261,23 +267,22 @@ struct LsmEngine {
 
 impl Reader for LsmEngine {
     fn get_with(&self, key: &[u8], visit: &mut dyn FnMut(EntryRef<'_>)) -> Result<bool> {
-        let tree = self.engine.tree();
-        read::get(&tree, tree.moment(), key, visit)
+        let (tree, moment) = self.engine.pin();
+        read::get(&tree, moment, key, visit)
     }
 
     fn get_many(&self, keys: &[&[u8]], visit: &mut dyn FnMut(usize, EntryRef<'_>)) -> Result<()> {
-        let tree = self.engine.tree();
-        get_many(&tree, tree.moment(), keys, visit)
+        let (tree, moment) = self.engine.pin();
+        get_many(&tree, moment, keys, visit)
     }
 
     fn scan<'a>(&'a self, range: KeyRange<'_>, direction: Direction) -> Result<Box<dyn Scan + 'a>> {
-        let tree = self.engine.tree_owned();
-        let moment = tree.moment();
+        let (tree, moment) = self.engine.pin_owned();
         Ok(Box::new(TreeScan::new(&tree, moment, range, direction, Arc::clone(&self.open))?))
     }
 
     fn clock(&self) -> Timestamp {
-        self.engine.tree().moment().clock
+        self.engine.pin().1.clock
     }
 }
 
@@ -287,8 +292,7 @@ impl StorageEngine for LsmEngine {
     }
 
     fn view(&self) -> Result<Box<dyn Reader>> {
-        let tree = self.engine.tree_owned();
-        let moment = tree.moment();
+        let (tree, moment) = self.engine.pin_owned();
         Ok(Box::new(LsmView { tree, moment, open: Arc::clone(&self.open) }))
     }
 

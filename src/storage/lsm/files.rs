@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache::BlockCache;
+use super::catalogue::EngineId;
 use super::table::{Properties, Table, TableMetadata, TableUid};
 use crate::storage::{Error, Result};
 use crate::util::fs::FileSystem;
@@ -52,6 +53,8 @@ pub(crate) struct TableDirectory {
     // Own synchronisation.
     next: AtomicU64,
     garbage: Mutex<Vec<FileNumber>>,
+    /// What the manifest did not name when it was opened.
+    orphans: Mutex<Vec<String>>,
 }
 
 impl TableDirectory {
@@ -63,7 +66,15 @@ impl TableDirectory {
         uid_seed: u64,
     ) -> Arc<Self> {
         let next = AtomicU64::new(1);
-        Arc::new(Self { fs, path, cache, uid_seed, next, garbage: Mutex::default() })
+        let (garbage, orphans) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { fs, path, cache, uid_seed, next, garbage, orphans })
+    }
+
+    /// The low bits of the engine's number, as its name says it; 0 when that says none.
+    pub(super) fn engine(&self) -> u16 {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(EngineId::parse).map_or(0, |id| id.0 & u64::from(u16::MAX));
+        u16::try_from(number).expect("16 bits of it")
     }
 
     /// Where it is.
@@ -109,6 +120,17 @@ impl TableDirectory {
             }
         }
         Ok(garbage.len())
+    }
+
+    /// These files are in nobody's use.
+    pub(super) fn set_orphans(&self, names: Vec<String>) {
+        *self.orphans.lock() = names;
+    }
+
+    /// Removes the orphans. Not before it is certain that the manifest is the newest one: what stays can be repaired.
+    pub(super) fn remove_orphans(&self) -> Result<()> {
+        let orphans = std::mem::take(&mut *self.orphans.lock());
+        orphans.iter().try_for_each(|name| self.remove(name))
     }
 
     /// Removes a file; it is no error when there is none.

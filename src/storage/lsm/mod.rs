@@ -12,6 +12,7 @@
 //! | reading: one key, a range | `tree`, `read`, `merge`, `scan` |
 //! | one engine, phase by phase | `engine`, `write`, `flush`, `compact`, `checkpoint`, `recovery`, `status` |
 //! | all engines of a node | `environment`, `catalogue`, `shared`, `room`, `settings`, `worker` |
+//! | a closed environment, for operators | `inspect` |
 //!
 //! ARCHITECTURE.md tells a write and a read through all of it, down to the bytes.
 //!
@@ -26,6 +27,9 @@ mod engine;
 mod environment;
 pub(crate) mod files;
 mod flush;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
+mod inspect;
 pub(crate) mod key;
 pub(crate) mod level;
 pub(crate) mod manifest;
@@ -50,4 +54,5 @@ mod worker;
 mod write;
 
 pub use self::environment::LsmEnvironment;
+pub use self::inspect::{EngineFigures, Inspection, LevelFigures, RawEntry, Verification};
 pub use self::settings::LsmOptions;

@@ -168,6 +168,12 @@ fn skip_key(merge: &mut Merge, key: &mut Vec<u8>) -> Result<()> {
     }
 }
 
+/// Every entry of a tree, in order, whoever may see it.
+pub(super) fn merge_of(tree: &Tree) -> Result<Merge> {
+    let (sources, _) = sources(tree, KeyRange::ALL)?;
+    Merge::start(sources, Direction::Forward)
+}
+
 /// What has entries in `range`, and the range deletions that may lie over them.
 fn sources(tree: &Tree, range: KeyRange<'_>) -> Result<(Vec<Source>, Vec<Deletions>)> {
     let (mut sources, mut deletions) = (Vec::new(), Vec::new());

@@ -11,7 +11,7 @@ use crate::wal;
 /// Settings of an environment.
 #[derive(Debug, Clone)]
 pub struct LsmOptions {
-    /// A memtable of this size is flushed. Default 100 MiB.
+    /// A memtable of this size is flushed. Default 100 MiB, at most 1 GiB: it must fit into one table.
     pub memtable_bytes: usize,
     /// All memtables of all engines together; above it the largest is flushed. Default four times a memtable.
     pub memtables_bytes_max: usize,
@@ -24,7 +24,7 @@ pub struct LsmOptions {
     pub last_level_zstd: Option<i32>,
     /// Whether writes go to a log. Without, only a flush makes them durable, and the caller replays. Default yes.
     pub log: bool,
-    /// Size of a segment of the log. Default 64 MiB.
+    /// Size of a segment of the log. Default 16 MiB: two of them lie there even when the log is empty.
     pub log_segment_bytes: u32,
     /// Above this size of the log, whoever needs its oldest segment is flushed. Default 512 MiB.
     pub log_bytes_max: u64,
@@ -41,6 +41,8 @@ pub struct LsmOptions {
     pub disk_reserve_bytes: u64,
     /// Random, another one for each opening.
     pub seed: u64,
+    /// How all tables are laid out, instead of as it suits their level.
+    pub(crate) table: Option<TableOptions>,
     pub(crate) picker: PickerOptions,
     pub(crate) pacer: PacerOptions,
 }
@@ -56,20 +58,21 @@ impl LsmOptions {
             table_bytes_max: 100 << 20,
             last_level_zstd: None,
             log: true,
-            log_segment_bytes: 64 << 20,
+            log_segment_bytes: 16 << 20,
             log_bytes_max: 512 << 20,
             compaction: true,
             compaction_interval: Duration::from_mins(5),
             threads: std::thread::available_parallelism().map_or(2, usize::from).max(2) - 1,
             disk_reserve_bytes: 16 << 20,
             seed,
+            table: None,
             picker: PickerOptions::default(),
             pacer: PacerOptions::default(),
         }
     }
 
     /// So small that a few writes do everything: memtables from 1 KiB, segments of the log from 4 KiB, level 0 of one table
-    /// on. Which ones, says the seed.
+    /// on, blocks of one entry, indexes of many pieces. Which ones, says the seed.
     #[cfg(test)]
     pub(crate) fn tiny(seed: u64) -> Self {
         use rand::rngs::StdRng;
@@ -93,11 +96,23 @@ impl LsmOptions {
         options.pacer.l0_hard = options.pacer.l0_soft + random.random_range(1..10);
         options.pacer.l0_stop = options.pacer.l0_hard + random.random_range(1..10);
         options.pacer.sealed_stop = random.random_range(2..5);
+        options.table = random.random_ratio(3, 4).then(|| TableOptions {
+            block_bytes: 1 << random.random_range(4..14),
+            bundle_entries: 1 << random.random_range(0..8),
+            filter_bits_per_key: random.random_range(0..16),
+            fingerprints: random.random(),
+            compression: [Compression::None, Compression::Lz4, Compression::Zstd(1)]
+                [random.random_range(0..3)],
+            index_bytes_max: 1 << random.random_range(6..18),
+        });
         options
     }
 
     /// The layout of a table of `level`.
     pub(super) fn table_options(&self, level: usize) -> TableOptions {
+        if let Some(table) = &self.table {
+            return table.clone();
+        }
         let is_last = level == LAST_LEVEL;
         let mut options = TableOptions::for_level(level, is_last);
         if let Some(zstd) = self.last_level_zstd.filter(|_| is_last) {

@@ -19,6 +19,9 @@ use crate::wal::{self, Wal};
 /// Kind of the log's records that hold a batch: first seqno (8 bytes, little-endian), encoded batch.
 pub(super) const KIND_BATCH: wal::Kind = wal::Kind(16);
 
+/// Largest memtable. With the batch that fills it, it fits into the 3 GiB of data that a table takes.
+const MEMTABLE_BYTES_MAX: usize = 1 << 30;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -41,6 +44,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(fs: Arc<dyn FileSystem>, directory: PathBuf, options: LsmOptions) -> Self {
+        let memtable_bytes = options.memtable_bytes.min(MEMTABLE_BYTES_MAX);
+        let options = LsmOptions { memtable_bytes, ..options };
         Self {
             fs,
             directory,
@@ -136,7 +141,8 @@ impl From<wal::Error> for Error {
     }
 }
 
-/// A full disk by its own name, whatever call met it. Not of a sync: what that leaves behind is unknown.
+/// A full disk by its own name, whatever call met it. Not of a sync: what that leaves behind is unknown, and only who
+/// knows that nobody uses the file may say otherwise.
 pub(super) fn name_disk_full(error: Error) -> Error {
     match error {
         Error::Io { operation, path, source } if operation != "sync" && is_disk_full(&source) => {

@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::files::TableFile;
 use super::level::Span;
 use super::shared::Shared;
+use super::table::LookupCounts;
 use super::tree::Tree;
 use super::version::{LEVELS, Version};
 use crate::storage::{EngineStatus, EnvironmentStatus};
@@ -27,6 +28,13 @@ pub(super) struct Figures {
     compactions: [AtomicU64; 6],
     compacted_bytes: AtomicU64,
 }
+
+const WRITE_AMPLIFICATION: &str = "write_amplification";
+const READ_AMPLIFICATION: &str = "read_amplification_max";
+const SPACE_AMPLIFICATION: &str = "space_amplification_estimate";
+
+/// Figures that have no sum.
+const RATIOS: [&str; 3] = [WRITE_AMPLIFICATION, READ_AMPLIFICATION, SPACE_AMPLIFICATION];
 
 const TABLES: [&str; LEVELS] =
     ["l0_tables", "l1_tables", "l2_tables", "l3_tables", "l4_tables", "l5_tables", "l6_tables"];
@@ -72,7 +80,7 @@ impl Figures {
         }
         let flushed = read(&self.flushed_bytes);
         if flushed > 0.0 {
-            into.insert("write_amplification", 1.0 + read(&self.compacted_bytes) / flushed);
+            into.insert(WRITE_AMPLIFICATION, 1.0 + read(&self.compacted_bytes) / flushed);
         }
     }
 }
@@ -95,15 +103,9 @@ impl Engine {
             figures.insert(TABLES[number], level.tables().len() as f64);
             figures.insert(BYTES[number], level.size_bytes() as f64);
         }
-        let runs = |number: usize| match number {
-            0 => tree.version.level(0).tables().len(),
-            _ => usize::from(!tree.version.level(number).is_empty()),
-        };
-        figures.insert("read_amplification_max", (0..LEVELS).map(runs).sum::<usize>() as f64);
-        let deepest = tree.version.levels().iter().rev().find(|level| !level.is_empty());
-        if let Some(deepest) = deepest {
-            let amplification = disk_bytes as f64 / deepest.size_bytes().max(1) as f64;
-            figures.insert("space_amplification_estimate", amplification);
+        figures.insert(READ_AMPLIFICATION, runs(&tree.version) as f64);
+        if let Some(amplification) = space_amplification(&tree.version) {
+            figures.insert(SPACE_AMPLIFICATION, amplification);
         }
         let debt = debt_bytes(&tree.version, &self.shared.options.picker);
         figures.insert("compaction_debt_bytes", debt as f64);
@@ -141,16 +143,30 @@ impl Engine {
     }
 }
 
+/// Tables that a point read may have to ask.
+pub(super) fn runs(version: &Version) -> usize {
+    let deeper = version.levels().iter().skip(1).filter(|level| !level.is_empty());
+    version.level(0).tables().len() + deeper.count()
+}
+
+/// Bytes of all tables for each byte of the deepest level, which holds about what can be read; `None`: no tables.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+pub(super) fn space_amplification(version: &Version) -> Option<f64> {
+    let deepest = version.levels().iter().rev().find(|level| !level.is_empty())?;
+    let bytes: u64 = version.levels().iter().map(|level| level.size_bytes()).sum();
+    Some(bytes as f64 / deepest.size_bytes().max(1) as f64)
+}
+
 /// Sums over a tree.
 #[derive(Default)]
-struct Totals {
-    keys: u64,
-    bytes: u64,
-    disk_bytes: u64,
+pub(super) struct Totals {
+    pub(super) keys: u64,
+    pub(super) bytes: u64,
+    pub(super) disk_bytes: u64,
 }
 
 impl Totals {
-    fn of(tree: &Tree) -> Self {
+    pub(super) fn of(tree: &Tree) -> Self {
         let (mut totals, mut deleted) = (Self::default(), 0);
         // From the oldest to the newest: a tombstone over nothing has removed nothing.
         for (number, level) in tree.version.levels().iter().enumerate().rev() {
@@ -190,7 +206,8 @@ fn lies_over_others(version: &Version, number: usize, table: &TableFile) -> bool
         || version.levels()[number + 1..].iter().any(|level| !level.range(span).is_empty())
 }
 
-/// See [`Environment::status`](crate::storage::Environment::status).
+/// See [`Environment::status`](crate::storage::Environment::status). Figures of engines are summed; what is a ratio is
+/// made of the sums.
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
     let cache = shared.cache.status();
@@ -207,12 +224,33 @@ pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
             ("cache_evictions", cache.evictions as f64),
         ]),
     };
+    report_lookups(shared.cache.lookups().counts(), &mut status.figures);
+    let (mut memtable_bytes, mut read_amplification) = (0, 0.0_f64);
     for engine in shared.queue.engines() {
         let of_engine = engine.status();
         status.disk_bytes += of_engine.disk_bytes;
-        status.memory_bytes += of_engine.memory_bytes;
+        memtable_bytes += of_engine.memory_bytes;
         status.writable &= of_engine.writable;
+        for (name, figure) in of_engine.figures {
+            if name == READ_AMPLIFICATION {
+                read_amplification = read_amplification.max(figure);
+            } else if !RATIOS.contains(&name) {
+                *status.figures.entry(name).or_default() += figure;
+            }
+        }
     }
+    status.memory_bytes += memtable_bytes;
+    let sum = |name: &str| status.figures.get(name).copied().unwrap_or_default();
+    let deepest = BYTES.iter().rev().map(|name| sum(name)).find(|bytes| *bytes > 0.0);
+    let tables = BYTES.iter().map(|name| sum(name)).sum::<f64>();
+    let (flushed, compacted) = (sum("flushed_bytes"), sum("compacted_bytes"));
+    let mut ratios = vec![("memtable_bytes", memtable_bytes as f64)];
+    ratios.push((READ_AMPLIFICATION, read_amplification));
+    if flushed > 0.0 {
+        ratios.push((WRITE_AMPLIFICATION, 1.0 + compacted / flushed));
+    }
+    ratios.extend(deepest.map(|deepest| (SPACE_AMPLIFICATION, tables / deepest)));
+    status.figures.extend(ratios);
     if let Some(log) = shared.log() {
         let log = log.status();
         status.disk_bytes += log.disk_bytes;
@@ -223,7 +261,26 @@ pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
             ("log_bytes", log.disk_bytes as f64),
             ("log_records", log.counts.records as f64),
             ("log_syncs", log.counts.sync_micros.count() as f64),
+            ("log_sync_micros", log.counts.sync_micros.sum as f64),
         ]);
     }
     status
+}
+
+/// How filters and cache have answered point reads.
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn report_lookups(counts: LookupCounts, into: &mut BTreeMap<&'static str, f64>) {
+    let LookupCounts { filtered, found, missed, cached, read } = counts;
+    into.extend([
+        ("lookups_filtered", filtered as f64),
+        ("lookups_found", found as f64),
+        ("lookups_passed_for_nothing", missed as f64),
+    ]);
+    // Of the tables that did not have the key, those that the filter spared.
+    if filtered + missed > 0 {
+        into.insert("filter_hit_ratio", filtered as f64 / (filtered + missed) as f64);
+    }
+    if cached + read > 0 {
+        into.insert("cache_hit_ratio", cached as f64 / (cached + read) as f64);
+    }
 }

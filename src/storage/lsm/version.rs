@@ -12,6 +12,7 @@
 use std::sync::Arc;
 
 use super::files::{FileNumber, TableDirectory, TableFile};
+use super::key::SEQNO_MAX;
 use super::level::Level;
 use super::table::TableMetadata;
 use crate::storage::Seqno;
@@ -153,6 +154,9 @@ impl Version {
 
     fn next_flushed(&self, edit: &VersionEdit) -> Result<Flushed, String> {
         let (old, new) = (self.flushed, edit.flushed.unwrap_or(self.flushed));
+        if new.seqno > SEQNO_MAX {
+            return Err(format!("write {} was flushed, there are only 2^56", new.seqno.0));
+        }
         if new.seqno < old.seqno || new.clock < old.clock || new.log < old.log {
             return Err(format!("what was flushed goes back from {old:?} to {new:?}"));
         }

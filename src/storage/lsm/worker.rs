@@ -130,6 +130,14 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// All engines shall look for what only saves space.
+    pub(super) fn space_due(&self) {
+        for engine in self.engines() {
+            engine.want_space();
+            self.compaction_due(engine.id());
+        }
+    }
+
     /// Does one job on this thread; false when there was none.
     pub(super) fn drive(&self) -> bool {
         let job = self.state.lock().take(Duty::All);
@@ -194,12 +202,8 @@ impl Queue {
                 continue;
             }
             next = Instant::now() + interval;
-            let engines: Vec<_> = state.engines.values().cloned().collect();
             drop(state);
-            for engine in engines {
-                engine.want_space();
-                self.compaction_due(engine.id());
-            }
+            self.space_due();
             state = self.state.lock();
         }
     }

@@ -90,6 +90,10 @@ pub trait FileSystem: fmt::Debug + Send + Sync + 'static {
     /// Takes the directory for this process until the guard is dropped or the process ends. `WouldBlock` when another
     /// process, or another guard of this one, has it. Leaves a file named [`LOCK_FILE`] in the directory.
     fn lock(&self, dir: &Path) -> io::Result<DirLock>;
+
+    /// As [`lock`](Self::lock), against those who lock, for somebody who only reads and leaves nothing behind. `None` when
+    /// there is no [`LOCK_FILE`]: then nobody has the directory.
+    fn lock_to_read(&self, dir: &Path) -> io::Result<Option<DirLock>>;
 }
 
 /// An open file. See the [module](self) for what survives a crash.

@@ -82,10 +82,34 @@ impl FileSystem for RealFileSystem {
         let path = dir.join(LOCK_FILE);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(DirLock::new(file)),
+            Ok(()) => Ok(DirLock::new(Held(file))),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn lock_to_read(&self, dir: &Path) -> io::Result<Option<DirLock>> {
+        let file = match OpenOptions::new().read(true).open(dir.join(LOCK_FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(DirLock::new(Held(file)))),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+/// A lock. Let go by name: closing the file is not enough while a child, which another thread is just starting, still has
+/// a copy of it.
+struct Held(fs::File);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Should it fail, closing lets go as well, if later.
+        let _ = self.0.unlock();
     }
 }
 
@@ -202,8 +226,17 @@ mod tests {
         let guard = RealFileSystem.lock(dir.path()).expect("locked");
         let error = RealFileSystem.lock(dir.path()).expect_err("locked already");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let error = RealFileSystem.lock_to_read(dir.path()).expect_err("nor may anybody look");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         drop(guard);
+        let readers = [(); 2].map(|()| RealFileSystem.lock_to_read(dir.path()).expect("free"));
+        assert!(readers.iter().all(Option::is_some));
+        RealFileSystem.lock(dir.path()).expect_err("somebody reads");
+        drop(readers);
         RealFileSystem.lock(dir.path()).expect("free again");
+        let never = tempfile::tempdir().expect("a temporary directory");
+        assert!(RealFileSystem.lock_to_read(never.path()).expect("nobody has it").is_none());
+        assert!(!never.path().join(LOCK_FILE).exists(), "nothing is left behind");
     }
 
     #[test]

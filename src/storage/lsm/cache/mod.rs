@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 
 use self::queues::Queues;
 pub(crate) use self::slots::{Cached, Priority, Slots};
+use super::table::Lookups;
 
 /// A block that takes a larger part of the budget than one in this many is not kept.
 const BLOCK_PARTS_MIN: usize = 4;
@@ -48,6 +49,7 @@ pub(crate) struct BlockCache {
     pinned_bytes: AtomicUsize,
     reads: AtomicU64,
     queues: Mutex<Queues>,
+    lookups: Arc<Lookups>,
 }
 
 /// Figures of a cache.
@@ -75,6 +77,7 @@ impl BlockCache {
             pinned_bytes: AtomicUsize::new(0),
             reads: AtomicU64::new(0),
             queues: Mutex::new(Queues::default()),
+            lookups: Arc::default(),
         })
     }
 
@@ -83,6 +86,11 @@ impl BlockCache {
         self.pinned_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.queues.lock().shrink(self.block_budget_bytes());
         Pinned { cache: Arc::clone(self), bytes }
+    }
+
+    /// The counts of point reads in all tables of the cache.
+    pub(crate) const fn lookups(&self) -> &Arc<Lookups> {
+        &self.lookups
     }
 
     /// The figures now.

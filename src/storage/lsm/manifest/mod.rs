@@ -21,7 +21,7 @@
 //!   committed is in the snapshot, so this too is one step.
 //! * **Opening**: what is read is synced before anything is done because of it. A killed process may have left an edit
 //!   that is in the page cache only; were orphans removed because of it and it was lost after all, so would be their
-//!   data.
+//!   data. Orphans stay until the log has been replayed, and so has shown that the manifest is not an older one.
 //!
 //! # Failures
 //!
@@ -30,6 +30,8 @@
 //! nor those after the edit may be removed.
 
 mod edit;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod record;
 mod recovery;
 #[cfg(test)]
@@ -42,20 +44,18 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(super) use self::edit::{decode as decode_edit, encode as encode_edit};
-use self::record::{HEADER_BYTES, MARK_BYTES, encode_header, put};
+use self::record::{HEADER_BYTES, Header, MARK_BYTES, RESERVE_BYTES, encode_header, put};
+pub(super) use self::recovery::find;
 use super::files::{FileNumber, TableDirectory};
 use super::version::{Version, VersionEdit};
 use crate::storage::{Error, Result};
 use crate::util::fs::{File, is_disk_full, replace_file};
 
 /// Says which manifest it is.
-const CURRENT: &str = "CURRENT";
+pub(super) const CURRENT: &str = "CURRENT";
 
-/// Space is reserved in steps of this.
-const RESERVE_BYTES: u64 = 64 << 10;
-
-/// A smaller manifest is not followed by a new one.
-const REWRITE_BYTES_MIN: u64 = 64 << 10;
+/// A smaller manifest is not followed by a new one. Small in tests, to be reached.
+const REWRITE_BYTES_MIN: u64 = if cfg!(test) { 1 << 10 } else { 64 << 10 };
 
 /// A manifest is followed by a new one when it is so many times as large as its snapshot.
 const REWRITE_FACTOR: u64 = 4;
@@ -199,13 +199,15 @@ impl Current {
         path: &Path,
         version: &Version,
     ) -> Result<Self> {
-        let bytes = encode_snapshot(number, version);
+        let bytes = encode_snapshot(number, version, directory.engine());
         let failed = |operation| move |error| write_error(operation, path, error);
         let file = directory.fs().create(path).map_err(failed("create"))?;
+        let reserved = (bytes.len() as u64).next_multiple_of(RESERVE_BYTES);
+        file.allocate(reserved).map_err(failed("reserve"))?;
         file.write_at(&bytes, 0).map_err(failed("write"))?;
         file.sync_data().map_err(failed("sync"))?;
         let end = bytes.len() as u64;
-        Ok(Self { file, number, snapshot_end: end, end, reserved: end })
+        Ok(Self { file, number, snapshot_end: end, end, reserved })
     }
 
     /// Puts it into use.
@@ -250,7 +252,7 @@ impl Current {
 }
 
 /// A whole manifest that holds nothing but `version`.
-fn encode_snapshot(number: FileNumber, version: &Version) -> Vec<u8> {
+fn encode_snapshot(number: FileNumber, version: &Version, engine: u16) -> Vec<u8> {
     let mut bytes = vec![0; HEADER_BYTES];
     let VersionEdit { added, flushed, .. } = version.snapshot();
     let mut record = |edit: &VersionEdit| {
@@ -262,7 +264,9 @@ fn encode_snapshot(number: FileNumber, version: &Version) -> Vec<u8> {
     for added in added.chunks(SNAPSHOT_TABLES) {
         record(&VersionEdit { added: added.to_vec(), ..VersionEdit::default() });
     }
-    let header = encode_header(number, bytes.len());
+    let snapshot_end = bytes.len() as u64;
+    let made_steps = u16::try_from(snapshot_end.div_ceil(RESERVE_BYTES)).unwrap_or(u16::MAX);
+    let header = encode_header(number, Header { engine, made_steps, snapshot_end });
     bytes[..HEADER_BYTES].copy_from_slice(&header);
     bytes
 }

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | 0..8 | magic, `kvs-lsmm` |
 //! | 8..12 | version of the format, 1 |
-//! | 12..16 | zeros |
+//! | 12..14 | which engine it belongs to, the low 16 bits of its number; 0: not said |
+//! | 14..16 | size of the file when it was made, in 64 KiB; 0: not said |
 //! | 16..24 | number of the file |
 //! | 24..32 | where the snapshot ends: records below were on stable storage before the file came into use |
 //! | 32..40 | xxh3-64 of bytes 0..32 |
@@ -23,6 +24,9 @@
 //! * Below the end of the snapshot, or below a mark, a record that does not read is **damage**.
 //! * Otherwise it is the edit, or the mark, that was being written when the power went: the **torn tail**.
 //!
+//! The file is never shorter than it was made, nor than what its records fill of the space that is reserved in steps of 64
+//! KiB: a file that is was cut, and may have lost edits that nothing vouches for any more.
+//!
 //! The seed keeps bytes of other manifests, and of keys that look like a record, from passing for one. Zeros are no
 //! record: space is reserved ahead, and reads as zeros.
 
@@ -40,6 +44,9 @@ const RECORD_HEADER_BYTES: usize = 12;
 /// Records begin at multiples of this.
 const ALIGNMENT: usize = 8;
 
+/// Space is reserved in steps of this.
+pub(super) const RESERVE_BYTES: u64 = 64 << 10;
+
 /// Bytes of a mark.
 pub(super) const MARK_BYTES: usize = record_bytes(0);
 
@@ -54,23 +61,36 @@ const fn record_bytes(body: usize) -> usize {
     (RECORD_HEADER_BYTES + body).next_multiple_of(ALIGNMENT)
 }
 
-/// The header of the file `number`, whose snapshot ends at `snapshot_end`.
-pub(super) fn encode_header(number: FileNumber, snapshot_end: usize) -> [u8; HEADER_BYTES] {
+/// What a header says, beside the number of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    /// The low bits of the engine's number.
+    pub(super) engine: u16,
+    /// Size when it was made, in steps of [`RESERVE_BYTES`].
+    pub(super) made_steps: u16,
+    /// Where the snapshot ends.
+    pub(super) snapshot_end: u64,
+}
+
+/// The header of the file `number`.
+pub(super) fn encode_header(number: FileNumber, header: Header) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[12..14].copy_from_slice(&header.engine.to_le_bytes());
+    bytes[14..16].copy_from_slice(&header.made_steps.to_le_bytes());
     bytes[16..24].copy_from_slice(&number.0.to_le_bytes());
-    bytes[24..32].copy_from_slice(&(snapshot_end as u64).to_le_bytes());
+    bytes[24..32].copy_from_slice(&header.snapshot_end.to_le_bytes());
     let checksum = xxh3_64(&bytes[..32]);
     bytes[32..].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
-/// Checks the header of the file `number` and returns where the snapshot ends.
-fn decode_header(bytes: &[u8], number: FileNumber) -> Result<usize, Damage> {
+/// Checks the header of the file `number`.
+fn decode_header(bytes: &[u8], number: FileNumber) -> Result<Header, Damage> {
     let cut = || (bytes.len(), "the header is cut".to_owned());
-    let header = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(cut)?;
-    let mut cursor = Cursor::new(header);
+    let bytes = bytes.first_chunk::<HEADER_BYTES>().ok_or_else(cut)?;
+    let mut cursor = Cursor::new(bytes);
     let magic = cursor.bytes(8);
     let version = cursor.u32().ok_or_else(cut)?;
     if magic != Some(&MAGIC) {
@@ -81,10 +101,15 @@ fn decode_header(bytes: &[u8], number: FileNumber) -> Result<usize, Damage> {
         let read = FORMAT_VERSION;
         return Err((8, format!("manifest format version {version}, this program reads {read}")));
     }
-    let snapshot_end = u64::from_le_bytes(*header[24..].first_chunk().ok_or_else(cut)?);
-    let snapshot_end = usize::try_from(snapshot_end).unwrap_or(usize::MAX);
-    if encode_header(number, snapshot_end) == *header {
-        return Ok(snapshot_end);
+    let made = cursor.u32().ok_or_else(cut)?.to_le_bytes();
+    cursor.u64().ok_or_else(cut)?;
+    let header = Header {
+        engine: u16::from_le_bytes([made[0], made[1]]),
+        made_steps: u16::from_le_bytes([made[2], made[3]]),
+        snapshot_end: cursor.u64().ok_or_else(cut)?,
+    };
+    if encode_header(number, header) == *bytes {
+        return Ok(header);
     }
     Err((0, format!("the header is damaged, or not that of manifest {}", number.0)))
 }
@@ -103,6 +128,16 @@ pub(super) fn put(bytes: &mut Vec<u8>, number: FileNumber, start: u64, body: &[u
 
 fn checksum(rest: &[u8], number: FileNumber, offset: u64) -> u64 {
     xxh3_64_with_seed(rest, number.0.rotate_left(32) ^ offset)
+}
+
+/// Puts the checksum of the record at `offset` right; returns where it ends. `None` when it is cut.
+#[cfg(any(test, fuzzing))]
+pub(super) fn seal(bytes: &mut [u8], number: FileNumber, offset: usize) -> Option<usize> {
+    let length = u32::from_le_bytes(*bytes.get(offset + 8..)?.first_chunk()?);
+    let end = offset.checked_add(record_bytes(usize::try_from(length).ok()?))?;
+    let (stated, rest) = bytes.get_mut(offset..end)?.split_first_chunk_mut()?;
+    *stated = checksum(rest, number, offset as u64).to_le_bytes();
+    Some(end)
 }
 
 /// The body of the record at `offset`.
@@ -125,13 +160,17 @@ pub(super) struct Records<'a> {
     pub(super) snapshot_end: usize,
     /// Where the last whole record ends.
     pub(super) end: usize,
-    /// Whether something else than reserved space follows.
-    pub(super) torn: bool,
+    /// So many bytes behind it are something else than reserved space.
+    pub(super) torn: usize,
 }
 
-/// Takes the file `number` apart.
-pub(super) fn parse(bytes: &[u8], number: FileNumber) -> Result<Records<'_>, Damage> {
-    let snapshot_end = decode_header(bytes, number)?;
+/// Takes the file `number` of `engine` apart.
+pub(super) fn parse(bytes: &[u8], number: FileNumber, engine: u16) -> Result<Records<'_>, Damage> {
+    let header = decode_header(bytes, number)?;
+    if header.engine != 0 && engine != 0 && header.engine != engine {
+        return Err((12, format!("this is a manifest of engine {}", header.engine)));
+    }
+    let snapshot_end = usize::try_from(header.snapshot_end).unwrap_or(usize::MAX);
     let mut edits = Vec::new();
     let mut end = HEADER_BYTES;
     while let Some(body) = record_at(bytes, number, end) {
@@ -145,7 +184,12 @@ pub(super) fn parse(bytes: &[u8], number: FileNumber) -> Result<Records<'_>, Dam
     if end < snapshot_end || vouched {
         return Err((end, "a record is damaged, and later ones are not".to_owned()));
     }
-    let torn = bytes[end..].iter().any(|&byte| byte != 0);
+    let made = u64::from(header.made_steps) * RESERVE_BYTES;
+    let least = (end as u64).next_multiple_of(RESERVE_BYTES).max(made);
+    if header.made_steps > 0 && (bytes.len() as u64) < least {
+        return Err((bytes.len(), format!("the file ends here; it had at least {least} bytes")));
+    }
+    let torn = bytes[end..].iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     Ok(Records { edits, snapshot_end, end, torn })
 }
 
@@ -157,13 +201,19 @@ mod tests {
 
     const NUMBER: FileNumber = FileNumber(3);
 
+    const ENGINE: u16 = 7;
+
+    fn header(snapshot_end: usize) -> Header {
+        Header { engine: ENGINE, made_steps: 0, snapshot_end: snapshot_end as u64 }
+    }
+
     /// A file whose snapshot is the first body, each other body followed by a mark.
     fn file(bodies: &[&[u8]]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_BYTES];
         for (index, body) in bodies.iter().enumerate() {
             put(&mut bytes, NUMBER, 0, body);
             if index == 0 {
-                let header = encode_header(NUMBER, bytes.len());
+                let header = encode_header(NUMBER, header(bytes.len()));
                 bytes[..HEADER_BYTES].copy_from_slice(&header);
             } else {
                 put(&mut bytes, NUMBER, 0, &[]);
@@ -181,9 +231,9 @@ mod tests {
         let mut bytes = file(&[b"snapshot", b"one", b"two"]);
         let end = bytes.len();
         bytes.resize(end + 100, 0);
-        let records = parse(&bytes, NUMBER).expect("sound");
+        let records = parse(&bytes, NUMBER, ENGINE).expect("sound");
         assert_eq!(bodies(&records), [&b"snapshot"[..], b"one", b"two"]);
-        assert_eq!((records.end, records.torn), (end, false));
+        assert_eq!((records.end, records.torn), (end, 0));
     }
 
     #[test]
@@ -192,11 +242,11 @@ mod tests {
         let (mark, edit) = (bytes.len() - MARK_BYTES, bytes.len() - MARK_BYTES - record_bytes(3));
         let mut torn = bytes[..mark].to_vec();
         torn[edit] ^= 1;
-        let records = parse(&torn, NUMBER).expect("sound before");
-        assert_eq!((records.end, records.torn), (edit, true));
+        let records = parse(&torn, NUMBER, ENGINE).expect("sound before");
+        assert_eq!((records.end, records.torn), (edit, record_bytes(3) - 1));
         assert_eq!(bodies(&records), [&b"snapshot"[..], b"one"]);
         torn.extend_from_slice(&bytes[mark..]);
-        assert_eq!(parse(&torn, NUMBER).expect_err("vouched for").0, edit);
+        assert_eq!(parse(&torn, NUMBER, ENGINE).expect_err("vouched for").0, edit);
     }
 
     #[test]
@@ -204,9 +254,26 @@ mod tests {
         let mut bytes = file(&[b"snapshot"]);
         let end = bytes.len();
         put(&mut bytes, FileNumber(4), 0, b"other");
-        let records = parse(&bytes, NUMBER).expect("a torn tail");
-        assert_eq!((records.end, records.torn), (end, true));
-        assert_eq!(parse(&bytes, FileNumber(4)).expect_err("another number").0, 0);
+        let records = parse(&bytes, NUMBER, ENGINE).expect("a torn tail");
+        assert_eq!((records.end, records.torn > 0), (end, true));
+        assert_eq!(parse(&bytes, FileNumber(4), ENGINE).expect_err("another number").0, 0);
+    }
+
+    #[test]
+    fn a_manifest_of_another_engine_and_one_that_was_cut_are_refused() {
+        let bytes = file(&[b"snapshot", b"one"]);
+        assert_eq!(parse(&bytes, NUMBER, ENGINE + 1).expect_err("another engine").0, 12);
+        assert!(parse(&bytes, NUMBER, 0).is_ok(), "who does not know takes it");
+        let mut made = bytes;
+        let snapshot_end = u64::from_le_bytes(*made[24..].first_chunk().expect("a header"));
+        let header = Header { engine: ENGINE, made_steps: 1, snapshot_end };
+        made[..HEADER_BYTES].copy_from_slice(&encode_header(NUMBER, header));
+        made.resize(64 << 10, 0);
+        assert!(parse(&made, NUMBER, ENGINE).is_ok());
+        for size in (HEADER_BYTES..made.len()).step_by(499).chain([made.len() - 1]) {
+            let (at, why) = parse(&made[..size], NUMBER, ENGINE).expect_err("cut");
+            assert!(at <= size, "{why}");
+        }
     }
 
     #[test]
@@ -221,10 +288,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_judged_without_panic(tail: Vec<u8>) {
-            let _ = parse(&tail, NUMBER);
+            let _ = parse(&tail, NUMBER, ENGINE);
             let mut bytes = file(&[b"snapshot"]);
             bytes.extend_from_slice(&tail);
-            let records = parse(&bytes, NUMBER).expect("a torn tail");
+            let records = parse(&bytes, NUMBER, ENGINE).expect("a torn tail");
             prop_assert_eq!(bodies(&records), [&b"snapshot"[..]]);
         }
     }

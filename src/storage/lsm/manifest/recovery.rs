@@ -1,5 +1,5 @@
-//! Opening a manifest: reading it, checking that its tables are there, and only then cutting the torn tail and
-//! removing what it does not name. What is refused stays as it was found.
+//! Opening a manifest: reading it, checking that its tables are there, and only then clearing the torn tail and noting what
+//! it does not name, for a later removal. What is refused stays as it was found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,14 +25,11 @@ const MANIFEST: &str = "manifest";
 const TEMPORARY: &str = ".tmp";
 
 impl Manifest {
-    /// Opens the manifest of the directory. Files that it does not name are removed.
+    /// Opens the manifest of the directory. Files that it does not name are orphans from now on
+    /// ([`TableDirectory::remove_orphans`]).
     pub(crate) fn open(directory: &Arc<TableDirectory>) -> Result<Self> {
-        let number = read_current(directory)?;
+        let Found { number, version, snapshot_end, end, torn } = find(directory)?;
         let path = directory.path().join(number.manifest_name());
-        let bytes = read(directory, &number.manifest_name(), MANIFEST_BYTES_MAX)?;
-        let corruption = |(at, why): (usize, String)| Error::corruption(&path, at as u64, why);
-        let records = parse(&bytes, number).map_err(corruption)?;
-        let version = replay(&records, directory).map_err(corruption)?;
         let names = list(directory)?;
         check_tables(directory, &version, &names)?;
 
@@ -41,17 +38,44 @@ impl Manifest {
             move |error| Error::io(operation, path, error)
         };
         let file = directory.fs().open_write(&path).map_err(io("open"))?;
-        if records.torn {
-            file.truncate(records.end as u64).map_err(io("truncate"))?;
+        if torn > 0 {
+            // Cleared, not cut: the size shows that nothing is missing.
+            file.write_at(&vec![0; torn], end).map_err(io("write"))?;
         }
         file.sync_data().map_err(io("sync"))?;
         directory.sync()?;
-        remove_orphans(directory, number, &version, &names)?;
-        let (snapshot_end, end) = (records.snapshot_end as u64, records.end as u64);
+        note_orphans(directory, number, &version, names);
         // Zeros that follow need not be reserved space: a copy of the file may have holes.
         let current = Current { file, number, snapshot_end, end, reserved: end };
         Ok(Self::new(directory, version, current))
     }
+}
+
+/// What the manifest in use says, which is not changed.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its number.
+    pub(crate) number: FileNumber,
+    /// The tree. Whether its tables are there is not known.
+    pub(crate) version: Version,
+    /// Where its snapshot ends.
+    pub(crate) snapshot_end: u64,
+    /// Where its last edit ends.
+    pub(crate) end: u64,
+    /// Bytes that follow and that a crash has torn: the next opening clears them.
+    pub(crate) torn: usize,
+}
+
+/// Reads and checks the manifest in use.
+pub(crate) fn find(directory: &Arc<TableDirectory>) -> Result<Found> {
+    let number = read_current(directory)?;
+    let path = directory.path().join(number.manifest_name());
+    let bytes = read(directory, &number.manifest_name(), MANIFEST_BYTES_MAX)?;
+    let corruption = |(at, why): (usize, String)| Error::corruption(&path, at as u64, why);
+    let records = parse(&bytes, number, directory.engine()).map_err(corruption)?;
+    let version = replay(&records, directory).map_err(corruption)?;
+    let (snapshot_end, end) = (records.snapshot_end as u64, records.end as u64);
+    Ok(Found { number, version, snapshot_end, end, torn: records.torn })
 }
 
 /// The number of the manifest in use.
@@ -144,26 +168,23 @@ fn check_tables(directory: &TableDirectory, version: &Version, names: &[String])
     Ok(())
 }
 
-/// Removes tables and manifests that are not in use, and what was being replaced. Everything else is not ours.
-fn remove_orphans(
+/// Tables and manifests that are not in use, and what was being replaced, are orphans. Everything else is not ours.
+fn note_orphans(
     directory: &TableDirectory,
     current: FileNumber,
     version: &Version,
-    names: &[String],
-) -> Result<()> {
+    names: Vec<String>,
+) {
     let tables: BTreeSet<_> = version.tables().map(|(_, table)| table.number()).collect();
     directory.skip(current);
-    for name in names {
+    let is_orphan = |name: &String| {
         let table = FileNumber::parse(name, TABLE);
         let manifest = FileNumber::parse(name, MANIFEST);
         // Also numbers of orphans: their removal may be undone by a crash, and then they must not be in the way.
         table.into_iter().chain(manifest).for_each(|number| directory.skip(number));
-        let is_orphan = table.is_some_and(|number| !tables.contains(&number))
+        table.is_some_and(|number| !tables.contains(&number))
             || manifest.is_some_and(|number| number != current)
-            || name.ends_with(TEMPORARY);
-        if is_orphan {
-            directory.remove(name)?;
-        }
-    }
-    Ok(())
+            || name.ends_with(TEMPORARY)
+    };
+    directory.set_orphans(names.into_iter().filter(is_orphan).collect());
 }

@@ -26,6 +26,7 @@ use self::list::{Heads, Inserted, List, Node};
 pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
 use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Seqno, WriteBatch};
+use crate::util::interleave;
 use crate::util::time::Timestamp;
 
 /// Figures of a memtable.
@@ -100,6 +101,7 @@ impl Memtable {
                 Operation::DeleteRange { start, end } => self.delete_range(start, end, seqno),
             }
             seqno.0 += 1;
+            interleave::at("memtable");
         }
         let last = Seqno(seqno.0.max(first.0 + 1) - 1);
         let clock = self.moment().clock.max(batch.clock());
@@ -113,7 +115,9 @@ impl Memtable {
     pub(super) fn moment(&self) -> Moment {
         for spins in 0u32.. {
             let before = self.turn.load(Ordering::Acquire);
+            interleave::at("memtable");
             let seqno = self.seqno.load(Ordering::Relaxed);
+            interleave::at("memtable");
             let clock = self.clock.load(Ordering::Relaxed);
             // The loads above stay above.
             fence(Ordering::Acquire);
@@ -239,7 +243,9 @@ impl Memtable {
         self.turn.store(turn + 1, Ordering::Relaxed);
         // The stores below stay below.
         fence(Ordering::Release);
+        interleave::at("memtable");
         self.seqno.store(moment.seqno.0, Ordering::Relaxed);
+        interleave::at("memtable");
         self.clock.store(moment.clock.as_millis(), Ordering::Relaxed);
         self.turn.store(turn + 2, Ordering::Release);
     }

@@ -225,3 +225,39 @@ fn readers_see_only_whole_batches_while_one_writes() {
     let walked = walked(&memtable, KeyRange::ALL, true);
     assert_eq!(walked.len() as u64, batches * 3);
 }
+
+/// Orders of the threads, tried one by one. Miri cannot change stacks.
+#[cfg(not(miri))]
+#[test]
+fn what_is_published_is_seen_as_one_pair_and_is_there() {
+    interleave::explore("memtable", 2_000, || {
+        let memtable = Arc::new(empty());
+        let readers: Vec<_> = (0..2)
+            .map(|_| {
+                let memtable = Arc::clone(&memtable);
+                shuttle::thread::spawn(move || {
+                    let mut last = 0;
+                    for _ in 0..4 {
+                        let Moment { seqno, clock } = memtable.moment();
+                        assert_eq!(clock.as_millis(), seqno.0 * 10, "a pair");
+                        assert!(seqno.0 >= last && seqno.0 % 2 == 0, "whole batches, in order");
+                        last = seqno.0;
+                        for key in [b"a", b"b"] {
+                            let found = value(&memtable, key, last).map(|value| value[0]);
+                            assert_eq!(u64::from(found.unwrap_or(0)), last);
+                        }
+                    }
+                })
+            })
+            .collect();
+        for number in [2, 4, 6u8] {
+            let mut batch = put(b"a", &[number]);
+            batch.put(&[b"b"], &[&[number]], None);
+            batch.advance_clock(Timestamp::from_millis(u64::from(number) * 10));
+            memtable.apply(Seqno(u64::from(number) - 1), &batch);
+        }
+        for reader in readers {
+            reader.join().expect("no panic");
+        }
+    });
+}

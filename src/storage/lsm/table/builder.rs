@@ -145,7 +145,8 @@ impl TableBuilder {
         self.properties.entries == 0 && self.range_deletions.is_empty()
     }
 
-    /// Writes what is left and syncs the file: after it, the content survives a power loss.
+    /// Writes what is left and syncs the file: after it, the content survives a power loss. After an error, also
+    /// [`Error::DiskFull`], the file is good for nothing and never synced again: remove it and write another one.
     pub(crate) fn finish(mut self) -> Result<TableMetadata> {
         if self.is_empty() {
             return Err(self.refuse("a table holds at least one entry or range deletion"));
@@ -174,7 +175,9 @@ impl TableBuilder {
         };
         self.buffer.extend_from_slice(&footer.encode());
         self.write_buffer()?;
-        self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))?;
+        // Where space is given out late, as ext4 and XFS do it, a full disk shows here. The file is in nobody's use: the
+        // caller drops it, and another one may be written.
+        self.file.sync_data().map_err(|error| self.failed("sync", error))?;
         Ok(TableMetadata { uid: self.uid, size_bytes: size, properties: self.properties })
     }
 
@@ -290,13 +293,9 @@ impl TableBuilder {
     }
 
     fn write_buffer(&mut self) -> Result<()> {
-        self.file.write_at(&self.buffer, self.written).map_err(|error| {
-            if is_disk_full(&error) {
-                Error::DiskFull { path: self.path.clone() }
-            } else {
-                Error::io("write", &self.path, error)
-            }
-        })?;
+        self.file
+            .write_at(&self.buffer, self.written)
+            .map_err(|error| self.failed("write", error))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         // One huge value must not be paid for until the end of the table.
@@ -314,6 +313,13 @@ impl TableBuilder {
 
     fn offset(&self) -> Result<u32> {
         u32::try_from(self.position()).map_err(|_| self.too_large())
+    }
+
+    fn failed(&self, operation: &'static str, error: std::io::Error) -> Error {
+        if is_disk_full(&error) {
+            return Error::DiskFull { path: self.path.clone() };
+        }
+        Error::io(operation, &self.path, error)
     }
 
     fn too_large(&self) -> Error {

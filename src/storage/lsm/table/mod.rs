@@ -22,9 +22,8 @@
 //!
 //! Every byte is under a checksum that also covers the uid of the table and the offset of the block, so that neither
 //! flipped bits nor a block in the wrong place are taken for data. What passes its checksum is still parsed with
-//! suspicion: no bytes whatever make these modules panic, read outside a block or reserve memory without bound. Entry
-//! points for a fuzzer: `Footer::decode`, `unseal`, `DataBlock::parse`, `IndexBlock::parse`, `FilterPiece::parse`,
-//! `RangeDeletions::decode`, `Properties::decode`, and [`Table::open`] on a file of any bytes.
+//! suspicion: no bytes whatever make these modules panic, read outside a block or reserve memory without bound. The
+//! fuzz targets hold each decoder to that, and [`Table::open`] on a file of any bytes.
 
 pub(crate) mod block;
 pub(crate) mod block_builder;
@@ -32,7 +31,10 @@ pub(crate) mod builder;
 pub(crate) mod cursor;
 pub(crate) mod filter;
 pub(crate) mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub(crate) mod index;
+mod lookups;
 pub(crate) mod properties;
 pub(crate) mod range_deletions;
 pub(crate) mod reader;
@@ -45,6 +47,7 @@ mod tests;
 pub(crate) use self::builder::{TableBuilder, TableMetadata};
 pub(crate) use self::cursor::TableCursor;
 pub(crate) use self::format::TableUid;
+pub(crate) use self::lookups::{LookupCounts, Lookups};
 pub(crate) use self::properties::{Properties, UpperBound};
 pub(crate) use self::range_deletions::{Fragment, RangeDeletions};
 pub(crate) use self::reader::Table;

@@ -15,6 +15,7 @@ use super::cursor::TableCursor;
 use super::filter::{FilterPiece, PIECE_LINES};
 use super::format::{Damage, PAYLOAD_BYTES_MAX, SEAL_BYTES, SEAL_BYTES_U32, TableUid};
 use super::index::{BlockPlace, IndexBlock};
+use super::lookups::Lookups;
 use super::properties::Properties;
 use super::range_deletions::RangeDeletions;
 use super::source::{Access, Source, Tail};
@@ -41,6 +42,7 @@ pub(crate) struct Table {
     data: Slots<DataBlock>,
     filter: Slots<FilterPiece>,
     index_pieces: Slots<IndexBlock>,
+    lookups: Arc<Lookups>,
     _pinned: Pinned,
 }
 
@@ -88,6 +90,7 @@ impl Table {
             data,
             filter,
             index_pieces,
+            lookups: Arc::clone(cache.lookups()),
             _pinned: cache.pin(bytes),
         })
     }
@@ -112,16 +115,21 @@ impl Table {
         at: Seqno,
         visit: impl FnOnce(InternalEntry<'_>),
     ) -> Result<bool> {
+        let sample = self.lookups.sample();
         if !self.may_contain(hash)? {
+            sample.inspect(|lookups| lookups.count_filtered());
             return Ok(false);
         }
         let target = Ordinal::seek(at);
         let Some(place) = self.locate(key, target)? else { return Ok(false) };
-        if let Some(block) = self.data.get(place.number) {
-            return self.get_in(&block, key, hash, at, visit);
-        }
-        let block = self.read_data(place)?;
-        self.get_in(block.block(), key, hash, at, visit)
+        let (cached, found) = if let Some(block) = self.data.get(place.number) {
+            (true, self.get_in(&block, key, hash, at, visit)?)
+        } else {
+            let block = self.read_data(place)?;
+            (false, self.get_in(block.block(), key, hash, at, visit)?)
+        };
+        sample.inspect(|lookups| lookups.count_passed(cached, found));
+        Ok(found)
     }
 
     #[inline]

@@ -65,6 +65,31 @@ fn after_a_power_loss_at_any_step_what_was_synced_is_there_and_nothing_has_a_hol
     }
 }
 
+/// The same with flushes and compactions on threads of their own, several at a time: no two runs lose power at the same
+/// place, and each loses it somewhere in the middle of them.
+#[test]
+fn after_a_power_loss_among_threads_what_was_synced_is_there_and_nothing_has_a_hole() {
+    for seed in 40..70 {
+        let fs = SimFileSystem::new(seed);
+        fs.crash_at(seed * 7919 % 3000);
+        let options = LsmOptions { threads: 2, ..simulated(seed) };
+        let mut histories = vec![History::new(); NAMES.len()];
+        let opened = LsmEnvironment::open(Arc::new(fs.clone()), DIRECTORY, options);
+        let opened = opened.and_then(|opened| Workload::with(opened, seed, histories.clone()));
+        if let Ok(mut workload) = opened {
+            while !fs.crashed() {
+                let outcome = workload.step();
+                histories.clone_from(&workload.histories);
+                assert!(outcome.is_ok() || fs.crashed(), "seed {seed}: {outcome:?}");
+            }
+        }
+        for survival in 0..2 {
+            let what = format!("seed {seed}, survival {survival}");
+            go_on(&fs.restart(survival * 7919 + seed), seed, &histories, &what);
+        }
+    }
+}
+
 #[test]
 fn a_second_power_loss_at_any_step_of_the_recovery_takes_nothing_more() {
     let seed = 7;

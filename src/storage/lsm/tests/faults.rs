@@ -2,7 +2,9 @@
 //! whatever else fails ends writes but not reads.
 
 use super::*;
-use crate::util::fs::sim::{Effect, Fault};
+use crate::storage::testing::{put, value};
+use crate::util::fs::FileSystem as _;
+use crate::util::fs::sim::{Effect, Fault, LogEntry, Operation};
 
 const STEPS: usize = 100;
 
@@ -13,6 +15,39 @@ fn steps_of(seed: u64) -> u64 {
         workload.step().expect("nothing fails");
     }
     fs.steps()
+}
+
+/// The seeds of the workloads that are disturbed.
+const SEEDS: [u64; 3] = [40, 41, 42];
+
+#[test]
+fn the_workloads_that_are_disturbed_show_flushes_merges_copies_and_new_manifests() {
+    let (mut flushed, mut compacted, mut copies, mut switches) = (0.0, 0.0, 0, 0);
+    for seed in SEEDS {
+        let fs = SimFileSystem::new(seed);
+        let mut workload = Workload::new(&fs, seed).expect("opens");
+        let mut reported = fs.steps();
+        for _ in 0..STEPS {
+            workload.step().expect("nothing fails");
+            for engine in &workload.engines {
+                let figures = engine.status().figures;
+                flushed = figures["flushes"].max(flushed);
+                compacted = figures["compacted_bytes"].max(compacted);
+            }
+            let log = fs.log();
+            let is_switch = |entry: &&LogEntry| {
+                entry.step >= reported
+                    && entry.operation == Operation::Rename
+                    && entry.path.ends_with("CURRENT")
+            };
+            switches += log.iter().filter(is_switch).count();
+            reported = fs.steps();
+        }
+        copies += workload.copies;
+    }
+    assert!(flushed > 1.0 && compacted > 0.0, "{flushed} flushes, {compacted} bytes merged");
+    assert!(copies > 0, "copied, installed and so removed");
+    assert!(switches > copies, "{switches} manifests, {copies} of them of copies");
 }
 
 /// The rows of each engine are those of the newest state, or of the one before if its write failed.
@@ -60,13 +95,13 @@ fn run_with(effect: Effect, seed: u64) {
 
 #[test]
 fn a_failed_call_at_any_step_loses_nothing_that_was_promised() {
-    run_with(Effect::Io, 40);
-    run_with(Effect::ShortWrite, 41);
+    run_with(Effect::Io, SEEDS[0]);
+    run_with(Effect::ShortWrite, SEEDS[1]);
 }
 
 #[test]
 fn a_full_disk_at_any_step_loses_nothing_that_was_promised() {
-    run_with(Effect::DiskFull, 42);
+    run_with(Effect::DiskFull, SEEDS[2]);
 }
 
 #[test]
@@ -94,4 +129,135 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
         workload.step().expect("there is room again");
         workload.check();
     }
+}
+
+#[test]
+fn a_table_that_finds_no_room_at_its_sync_is_written_again_as_another_file() {
+    let fs = SimFileSystem::new(3);
+    let options = LsmOptions { memtable_bytes: 1 << 20, compaction: false, ..simulated(3) };
+    let environment =
+        LsmEnvironment::open(Arc::new(fs.clone()), DIRECTORY, options).expect("opens");
+    let engine = environment.open("main").expect("opens");
+    let tables = || {
+        let names = fs.list(&Path::new(DIRECTORY).join("engine-1")).expect("lists");
+        names.into_iter().filter(|name| name.ends_with(".sst")).collect::<Vec<_>>()
+    };
+    let mut expected = Vec::new();
+    for round in 0..4u8 {
+        engine.write(&put(&[b'k', round], b"1"), Durability::None).expect("writes");
+        expected.push((vec![b'k', round], b"1".to_vec(), None));
+        let before = tables();
+        // Where space is given out late, a full disk shows in the sync.
+        fs.inject(Fault::next(Operation::Sync, ".sst", Effect::DiskFull));
+        let work = || if round < 3 { engine.flush() } else { engine.compact(KeyRange::ALL) };
+        let error = work().expect_err("there is no room");
+        let Error::DiskFull { path } = &error else { panic!("{error}") };
+        assert!(!fs.exists(path).expect("asked"), "what was begun is gone");
+        assert_eq!(tables(), before);
+        assert!(engine.status().writable, "nothing was lost, so writes go on");
+        assert_eq!(rows(&*engine), expected);
+        work().expect("there is room again");
+        assert!(!tables().iter().any(|name| path.ends_with(name)), "not the same file again");
+        let of_path =
+            |entry: &&LogEntry| entry.operation == Operation::Sync && *entry.path == **path;
+        assert_eq!(fs.log().iter().filter(of_path).count(), 1, "a failed sync is not repeated");
+    }
+    let environment = open(&fs.restart(1), 3).expect("opens");
+    assert_eq!(rows(&*environment.open("main").expect("opens")), expected);
+}
+
+#[test]
+fn any_other_failure_of_the_sync_of_a_table_ends_writes() {
+    let fs = SimFileSystem::new(3);
+    let environment = open(&fs, 3).expect("opens");
+    let engine = environment.open("main").expect("opens");
+    engine.write(&put(b"a", b"1"), Durability::Sync).expect("writes");
+    fs.inject(Fault::next(Operation::Sync, ".sst", Effect::Io));
+    assert!(matches!(engine.flush(), Err(Error::Io { operation: "sync", .. })));
+    let refused = engine.write(&put(b"b", b"1"), Durability::None);
+    assert!(matches!(refused, Err(Error::Poisoned { .. })), "{refused:?}");
+    assert_eq!(value(&*engine, b"a").as_deref(), Some(&b"1"[..]));
+}
+
+/// A database with something in memtables, tables and log, and what must be there.
+fn left_behind(seed: u64) -> (SimFileSystem, Vec<History>) {
+    let fs = SimFileSystem::new(seed);
+    let mut workload = Workload::new(&fs, seed).expect("opens");
+    for _ in 0..STEPS {
+        workload.step().expect("nothing fails");
+    }
+    let histories = workload.histories.clone();
+    (fs.restart(seed), histories)
+}
+
+#[test]
+fn a_failed_call_at_any_step_of_an_opening_leaves_everything_for_the_next_one() {
+    for (seed, effect) in [(50, Effect::Io), (51, Effect::DiskFull), (52, Effect::ShortWrite)] {
+        let (left, histories) = left_behind(seed);
+        let undisturbed = left.restart(1);
+        let expected = survivors(&open(&undisturbed, seed).expect("opens"), &histories, "first");
+        for step in 0..undisturbed.steps() {
+            let what = format!("{effect:?}, seed {seed}, step {step} of the opening");
+            let fs = left.restart(1);
+            fs.inject(Fault::at_step(step, effect));
+            match open(&fs, seed) {
+                Ok(environment) => drop(survivors(&environment, &histories, &what)),
+                Err(error) => {
+                    let kind = matches!(error, Error::Io { .. } | Error::DiskFull { .. })
+                        || matches!(error, Error::Poisoned { .. });
+                    assert!(kind, "{what}: {error}");
+                }
+            }
+            // A fault that struck behind the opening is of no interest; the same disk and a power loss, either opens.
+            for fs in [fs.restart_killed(), fs.restart(step)] {
+                let environment = open(&fs, seed).unwrap_or_else(|error| panic!("{what}: {error}"));
+                let found = survivors(&environment, &histories, &what);
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_eq!(found.states.len(), expected.states.len(), "{what}: another state");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_an_error_of_that_read_and_of_nothing_else() {
+    let (left, histories) = left_behind(54);
+    for skip in 0.. {
+        let what = format!("read {skip}");
+        let fs = left.restart(1);
+        fs.inject(Fault::after(Operation::Read, "", skip, Effect::Io));
+        let environment = match open(&fs, 54) {
+            Ok(environment) => environment,
+            Err(error) => {
+                assert!(matches!(error, Error::Io { operation: "read", .. }), "{what}: {error}");
+                assert!(open(&fs, 54).is_ok(), "{what}: the next opening reads");
+                continue;
+            }
+        };
+        let mut failed = 0;
+        for name in NAMES {
+            let engine = environment.open(name).expect("opens");
+            for key in (0..12).map(|number| [b'k', number]) {
+                let Err(error) = engine.get(&key) else { continue };
+                assert!(matches!(error, Error::Io { operation: "read", .. }), "{what}: {error}");
+                failed += 1;
+            }
+            engine.write(&put(b"later", b"1"), Durability::Sync).expect("writes go on");
+            engine.write(&deleted(b"later"), Durability::Sync).expect("writes go on");
+        }
+        assert!(failed <= 1, "{what}: {failed} reads failed");
+        let struck = fs.faults_struck() > 0;
+        fs.clear_faults();
+        survivors(&environment, &histories, &what);
+        if !struck {
+            return assert!(skip > 10, "only {skip} reads");
+        }
+    }
+}
+
+fn deleted(key: &[u8]) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.delete(&[key]);
+    batch
 }

@@ -1,11 +1,16 @@
 //! The engine as a whole: what only it can show. Everything here runs on the simulated file system, and but for
-//! `background` on one thread, so that a run repeats exactly: the background is driven by the workload.
+//! `background`, `soak` and one test of `crash` on one thread, so that a run repeats exactly: the background is driven by the workload.
 
 mod background;
 mod budgets;
 mod crash;
+mod damage;
 mod faults;
+mod fixtures;
+mod kill;
 mod life;
+mod orders;
+mod soak;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -114,10 +119,15 @@ struct Workload {
 impl Workload {
     /// Opens what is there, of which `histories` are known.
     fn open(fs: &SimFileSystem, seed: u64, histories: Vec<History>) -> Result<Self> {
-        let environment = open(fs, seed)?;
+        Self::with(open(fs, seed)?, seed, histories)
+    }
+
+    fn with(environment: LsmEnvironment, seed: u64, histories: Vec<History>) -> Result<Self> {
         let engines = NAMES.iter().map(|name| environment.open(name)).collect::<Result<_>>()?;
         let random = StdRng::seed_from_u64(seed);
-        Ok(Self { environment, engines, histories, random, copies: 0 })
+        // Another run may have left some behind.
+        let copies = usize::try_from(seed % 1_000).expect("small") * 1_000;
+        Ok(Self { environment, engines, histories, random, copies })
     }
 
     fn new(fs: &SimFileSystem, seed: u64) -> Result<Self> {

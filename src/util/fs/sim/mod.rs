@@ -446,6 +446,11 @@ impl FileSystem for SimFileSystem {
         }
         Ok(DirLock::new(SimLock { fs: self.clone(), node }))
     }
+
+    fn lock_to_read(&self, dir: &Path) -> io::Result<Option<DirLock>> {
+        // One reader at a time, which is enough for tests.
+        if self.exists(&dir.join(LOCK_FILE))? { self.lock(dir).map(Some) } else { Ok(None) }
+    }
 }
 
 /// A held directory.

@@ -81,7 +81,12 @@ fn a_full_disk_is_found_before_anything_is_written() {
 fn no_room_for_an_edit_is_found_before_it_is_written() {
     let fs = new_disk(1);
     let mut engine = Engine::create(&fs).expect("created");
-    let flush = engine.flush(0).expect("written");
+    engine.manifest.rewrite_bytes_min = u64::MAX;
+    let mut flush = engine.flush(0).expect("written");
+    // More than is reserved.
+    let properties = &mut flush.added[0].metadata.properties;
+    properties.smallest = vec![b'0'; 100_000];
+    properties.largest.key = b"1".to_vec();
     fs.set_capacity(fs.used());
     let error = engine.manifest.commit(&flush).expect_err("full");
     assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");

@@ -33,7 +33,10 @@ fn directory(fs: &SimFileSystem) -> Arc<TableDirectory> {
 }
 
 fn open(fs: &SimFileSystem) -> Result<Manifest> {
-    Manifest::open(&directory(fs))
+    let directory = directory(fs);
+    let manifest = Manifest::open(&directory)?;
+    directory.remove_orphans()?;
+    Ok(manifest)
 }
 
 fn path(name: &str) -> PathBuf {
@@ -91,6 +94,7 @@ impl Engine {
     fn open(fs: &SimFileSystem) -> Result<Self> {
         let directory = directory(fs);
         let mut manifest = Manifest::open(&directory)?;
+        directory.remove_orphans()?;
         manifest.rewrite_bytes_min = 0;
         Ok(Self { directory, manifest })
     }

@@ -123,7 +123,7 @@ fn blocks_have_the_size_asked_for() {
     let data = f64::from(table.source().footer().filter);
     let blocks = f64::from(table.properties().data_blocks);
     let average = data / blocks;
-    assert!(average > 7900.0 && average <= 8192.0 + 9.0, "{average} bytes in a block of 8 KiB");
+    assert!(average > 3900.0 && average <= 4096.0 + 9.0, "{average} bytes in a block of 4 KiB");
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn what_cannot_be_removed_is_an_orphan_for_the_next_opening() {
     let fs = engine.fs.restart(1);
     let directory = TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
     let manifest = Manifest::open(&directory).expect("opened");
+    directory.remove_orphans().expect("removed");
     assert_eq!(manifest.version().tables().count(), 4);
     assert_eq!(fs.list(Path::new(DIR)).expect("listed"), files);
 }
@@ -84,6 +85,7 @@ fn a_merge_that_survives_a_crash_before_its_commit_has_not_happened() {
     let fs = engine.fs.restart(3);
     let directory = TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
     let manifest = Manifest::open(&directory).expect("opened");
+    directory.remove_orphans().expect("removed");
     assert_eq!(manifest.version().level(0).tables().len(), 4);
     for table in edit.added {
         assert!(!fs.exists(&directory.table_path(table.number)).expect("asked"));
