@@ -32,6 +32,9 @@ use crate::wal::{RecordRef, Wal};
 /// Name of the directory of the log.
 pub(super) const LOG_DIRECTORY: &str = "wal";
 
+/// Replay looks at the budget of memtables so many times until the log alone has filled it.
+const BUDGET_LOOKS: usize = 64;
+
 type Engines = BTreeMap<EngineId, Arc<Engine>>;
 
 /// Step 1, after the locking.
@@ -113,6 +116,8 @@ fn replay(shared: &Shared, path: &Path, catalogue: &Catalogue, engines: &Engines
     let options = shared.options.log_options();
     let fs = Arc::clone(&shared.fs);
     let budget = shared.options.memtables_bytes_max;
+    // Bytes since the last look at the budget: to ask all engines after each record would take longer than the rest.
+    let mut unchecked = 0;
     let visit = |record: RecordRef<'_>| {
         let id = EngineId(record.owner.0);
         let Some(engine) = engines.get(&id) else {
@@ -123,6 +128,11 @@ fn replay(shared: &Shared, path: &Path, catalogue: &Catalogue, engines: &Engines
             return Err(Catalogue::damaged(&shared.directory, &why));
         };
         engine.replay(path, &record)?;
+        unchecked += record.body.len();
+        if unchecked < budget / BUDGET_LOOKS {
+            return Ok(());
+        }
+        unchecked = 0;
         let bytes = |engine: &Arc<Engine>| engine.tree().memtable_bytes();
         if engines.values().map(bytes).sum::<usize>() > budget
             && let Some(largest) = engines.values().max_by_key(|engine| bytes(engine))

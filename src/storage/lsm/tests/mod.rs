@@ -113,6 +113,8 @@ struct Workload {
     engines: Vec<Arc<dyn StorageEngine>>,
     histories: Vec<History>,
     random: StdRng,
+    /// Names its copies, which a workload before it on the same file system may have left.
+    seed: u64,
     copies: usize,
 }
 
@@ -125,9 +127,7 @@ impl Workload {
     fn with(environment: LsmEnvironment, seed: u64, histories: Vec<History>) -> Result<Self> {
         let engines = NAMES.iter().map(|name| environment.open(name)).collect::<Result<_>>()?;
         let random = StdRng::seed_from_u64(seed);
-        // Another run may have left some behind.
-        let copies = usize::try_from(seed % 1_000).expect("small") * 1_000;
-        Ok(Self { environment, engines, histories, random, copies })
+        Ok(Self { environment, engines, histories, random, seed, copies: 0 })
     }
 
     fn new(fs: &SimFileSystem, seed: u64) -> Result<Self> {
@@ -182,7 +182,7 @@ impl Workload {
     /// Replaces an engine by a copy of itself.
     fn copy(&mut self, which: usize) -> Result<()> {
         self.copies += 1;
-        let directory = format!("/node/copy-{}", self.copies);
+        let directory = format!("/node/copy-{}-{}", self.seed, self.copies);
         self.engines[which].checkpoint(Path::new(&directory))?;
         // The checkpoint holds what the flush before it made durable.
         self.histories[which].all_safe();
