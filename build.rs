@@ -2,7 +2,7 @@
 //! (rest_over_grpc), and the encoded descriptor set that reflection serves. No `protoc` is needed: protox does its work.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
@@ -59,7 +59,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The names do not begin with `KVSTORE_`: `cargo run` hands them to the program as environment variables, and it would take them
 /// for settings and refuse to start.
 fn build_info() {
-    println!("cargo:rerun-if-changed=.git/HEAD");
+    // A path that is not there, as in a worktree or an archive, would make every build run this again.
+    if Path::new(".git/HEAD").exists() {
+        println!("cargo:rerun-if-changed=.git/HEAD");
+    }
     println!("cargo:rerun-if-env-changed=SOURCE_DATE_EPOCH");
     let run = |program: &str, args: &[&str]| {
         Command::new(program)
