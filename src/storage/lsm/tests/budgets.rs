@@ -38,6 +38,27 @@ fn an_idle_engine_costs_less_than_a_mebibyte() {
 }
 
 #[test]
+fn memtables_keep_within_their_budget_while_the_log_is_replayed() {
+    const BUDGET: usize = 8 << 20;
+    let fs = SimFileSystem::new(1);
+    {
+        let environment = open_with(&fs, ordinary());
+        for name in 0..8 {
+            let engine = environment.open(&format!("e-{name}")).expect("opens");
+            for number in 0..4_000u32 {
+                let batch = put(&number.to_be_bytes(), &[7; 1000]);
+                engine.write(&batch, Durability::None).expect("writes");
+            }
+            engine.write(&WriteBatch::new(), Durability::Sync).expect("syncs");
+        }
+    }
+    let options = LsmOptions { memtable_bytes: BUDGET, memtables_bytes_max: BUDGET, ..ordinary() };
+    let environment = open_with(&fs.restart_killed(), options);
+    let memory = environment.status().memory_bytes;
+    assert!(memory < 2 * BUDGET as u64, "{memory} bytes are left of 32 MB that were replayed");
+}
+
+#[test]
 fn memtables_of_all_engines_keep_within_their_budget() {
     const BUDGET: u64 = 8 << 20;
     let fs = SimFileSystem::new(1);
