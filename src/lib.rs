@@ -13,8 +13,10 @@ pub mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod machine;
 pub mod net;
 pub mod proto;
+pub mod raft;
 pub mod router;
 pub mod server;
 pub mod shard;

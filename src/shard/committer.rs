@@ -18,10 +18,10 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::machine::Group;
 use super::replica::Replica;
 use crate::command::{Change, Command, Outcome};
 use crate::error::{Error, Reason, Result};
+use crate::machine::Group;
 use crate::storage::{self, Durability, WriteBatch};
 use crate::util::time::Clock;
 

@@ -10,8 +10,6 @@
 //! Callers: `router/`; `server` opens shards and moves their clocks.
 
 mod committer;
-mod machine;
-mod record;
 mod replica;
 #[cfg(test)]
 mod tests;
@@ -27,11 +25,10 @@ use tokio::sync::oneshot;
 
 use self::committer::{Claim, Proposal, Queue};
 pub use self::committer::{Committer, QUEUE_BYTES_MAX};
-pub use self::record::StoredRow;
-use self::record::{RowKey, Stored};
 use self::replica::Replica;
 use crate::command::{Change, Command, Outcome};
 use crate::error::{Error, Reason, Result};
+use crate::machine::record::{self, RowKey, Stored};
 use crate::storage::{self, Direction, EntryRef, KeyRange, StorageEngine};
 use crate::types::{Key, ShardId, Value, Version};
 use crate::util::time::{Clock, Timestamp};

@@ -1,6 +1,10 @@
 //! What a shard is asked to change, and what came of it.
 //!
-//! A command is applied by every replica alike: time comes with it, nothing in it depends on where it runs.
+//! A command is applied by every replica alike: time comes with it, nothing in it depends on where it runs. Its bytes: `encoding.rs`.
+
+mod encoding;
+
+pub use self::encoding::{Malformed, Proposal, decode_outcomes, encode_outcomes};
 
 use crate::types::{Key, RequestId, Value, Version};
 
