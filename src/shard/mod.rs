@@ -22,6 +22,7 @@ use self::committer::{Proposal, Queue};
 use self::replica::Replica;
 use crate::command::{Change, Command};
 use crate::error::{Error, Reason, Result};
+use crate::machine;
 use crate::machine::record::{self, RowKey, Stored};
 use crate::storage::{self, Direction, EntryRef, KeyRange, StorageEngine};
 use crate::ticket::{Ticket, ticket};
@@ -74,18 +75,8 @@ impl Shard {
         committer: &Committer,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let last_version = match engine.get(&record::LAST_VERSION)? {
-            None => Version::ABSENT,
-            Some(row) => {
-                let bytes = row.value.as_ref().try_into().map_err(|_| {
-                    Error::new(
-                        Reason::Corruption,
-                        format!("{id}: the row of the last version is malformed"),
-                    )
-                })?;
-                Version(u64::from_le_bytes(bytes))
-            }
-        };
+        let last_version = machine::last_version(&*engine)
+            .map_err(|error| Error::new(error.reason(), format!("{id}: {}", error.message())))?;
         let replica = Arc::new(Replica::new(id, engine, last_version));
         Ok(Self { replica, queue: committer.queue(), clock })
     }
