@@ -3,6 +3,7 @@
 
 mod blocking;
 mod encoding;
+pub mod log;
 pub mod message;
 pub mod state;
 pub mod transport;
