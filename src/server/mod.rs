@@ -144,6 +144,7 @@ impl Server {
             health: Arc::clone(&health),
             config: settings(loaded),
             backups: config.backup.dir.clone(),
+            cluster: None,
         };
         let (routes, reporter) =
             api::grpc_routes(&api, AdminApi::new(api.clone(), operations)).await;
@@ -243,6 +244,7 @@ fn limits(config: &Config) -> Limits {
         session_bytes: limits.session_size,
         deadline_default: limits.deadline_default,
         deadline_max: limits.deadline_max,
+        leases: config.raft.leases,
     }
 }
 

@@ -150,7 +150,10 @@ async fn sync_at_intervals(router: Router, every: Duration, stopping: Cancellati
         let shards = router.clone();
         let synced = tokio::task::spawn_blocking(move || {
             for shard in shards.shards() {
-                if let Err(error) = shard.engine().write(&WriteBatch::new(), Durability::Sync) {
+                let synced = shard.engine().and_then(|engine| {
+                    engine.write(&WriteBatch::new(), Durability::Sync).map_err(Into::into)
+                });
+                if let Err(error) = synced {
                     tracing::error!(shard = %shard.id(), %error, "a sync failed");
                 }
             }
