@@ -3,7 +3,20 @@
 
 mod blocking;
 mod encoding;
+mod files;
+mod group;
+pub mod log;
 pub mod message;
+mod network;
+mod node;
+mod proposals;
+mod reads;
+mod room;
 pub mod state;
 pub mod transport;
 pub mod types;
+
+pub use self::group::{Group, Settings, Status};
+pub use self::node::{Inbound, LogLimits, Members, Node};
+pub use self::proposals::Budget;
+pub use self::room::Room;
