@@ -7,5 +7,6 @@
 )]
 mod encoding;
 pub mod message;
+pub mod peers;
 pub mod transport;
 pub mod types;
