@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::identity::Identity;
+use super::identity::DataDirectory;
 use crate::backup::shard_directory;
 use crate::config::{Config, Engine, SyncMode};
 use crate::router::Router;
@@ -22,7 +22,7 @@ use crate::storage::memory::MemoryEnvironment;
 use crate::storage::sled::{SledEnvironment, SledOptions};
 use crate::storage::{Durability, Environment, WriteBatch};
 use crate::types::ShardId;
-use crate::util::fs::{FileSystem as _, RealFileSystem};
+use crate::util::fs::RealFileSystem;
 use crate::util::time::{Clock, SystemClock};
 
 /// Most committers of a node. More would sync more often for fewer writes each.
@@ -37,18 +37,17 @@ pub(super) struct Storage {
     pub(super) router: Router,
     /// Dropped after the last handle of the API: they write what is queued, then stop.
     committers: Vec<Committer>,
+    /// Held until the engines are closed. None for a node that keeps nothing.
+    _directory: Option<DataDirectory>,
 }
 
 impl Storage {
     /// Opens the data directory, or creates it. Blocks.
     pub(super) fn open(config: &Config) -> Result<Self, Error> {
-        if config.storage.engine != Engine::Memory {
-            let directory = &config.storage.data_dir;
-            RealFileSystem
-                .create_dir_all(directory)
-                .map_err(|source| Error::file("create", directory, source))?;
-            Identity::establish(&RealFileSystem, directory, config)?;
-        }
+        let directory = match config.storage.engine {
+            Engine::Memory => None,
+            Engine::Lsm | Engine::Sled => Some(DataDirectory::open(&RealFileSystem, config)?),
+        };
         let environment = open_environment(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let durability = match config.storage.sync {
@@ -70,7 +69,7 @@ impl Storage {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Error::Storage(error.to_string()))?;
-        Ok(Self { environment, router: Router::new(shards), committers })
+        Ok(Self { environment, router: Router::new(shards), committers, _directory: directory })
     }
 
     /// Starts what runs beside requests: moving the shards' clocks and, where configured so, syncing at intervals.
