@@ -45,7 +45,7 @@ impl fmt::Display for Incarnation {
 }
 
 /// A cluster that exists: all its members have met.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Formed {
     /// Tells it from every other one.
     pub cluster: Uuid,
@@ -54,8 +54,7 @@ pub struct Formed {
 }
 
 /// How far a node is with its cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It waits until all of these, itself among them, have met.
     Forming(BTreeSet<NodeName>),

@@ -258,6 +258,15 @@ pub struct Cluster {
     pub secret: String,
     /// `secret-file`: where the secret was read from.
     pub secret_file: Option<PathBuf>,
+    /// `insecure`: whether peers may do without a secret on an address that others reach.
+    pub insecure: bool,
+}
+
+impl Cluster {
+    /// Whether it names other nodes.
+    pub const fn is_set(&self) -> bool {
+        !self.members.is_empty() || !self.join.is_empty()
+    }
 }
 
 impl std::fmt::Debug for Cluster {
@@ -268,6 +277,7 @@ impl std::fmt::Debug for Cluster {
             .field("join", &self.join)
             .field("secret", &secret)
             .field("secret_file", &self.secret_file)
+            .field("insecure", &self.insecure)
             .finish()
     }
 }

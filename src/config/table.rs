@@ -246,6 +246,12 @@ pub static KEYS: &[Key] = &[
         Kind::Text("a path", any, |c, v| c.cluster.secret_file = path(v)),
     ),
     key(
+        "kvstore.cluster.insecure",
+        "false",
+        "let peers do without a secret on an address that is not loopback",
+        Kind::Switch(|c, v| c.cluster.insecure = v),
+    ),
+    key(
         "kvstore.limits.key-size",
         "4KiB",
         "longest key",

@@ -14,13 +14,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::identity::{DataDirectory, Place};
+use super::forming::form;
+use super::identity::DataDirectory;
 use crate::api::ClusterView;
-use crate::cluster::{Formed, NodeName, Standing, first_replicas};
+use crate::cluster::{NodeName, first_replicas};
 use crate::config::{Config, SyncMode};
-use crate::net::Endpoint;
 use crate::raft::log::{LogOptions, LogStore};
-use crate::raft::peers::{GrpcTransport, Local, PeerService, Secret, Who, form};
+use crate::raft::peers::{GrpcTransport, Local, PeerService};
 use crate::raft::{Budget, Inbound, LogLimits, Node, Room, Settings};
 use crate::shard::{self, Shard};
 use crate::storage::Environment;
@@ -38,7 +38,8 @@ const ENGINE_RESERVE_PART: u64 = 4;
 /// A member of a cluster.
 pub(super) struct Cluster {
     config: Config,
-    directory: Mutex<DataDirectory>,
+    /// Held for as long as the node runs.
+    directory: Mutex<Option<DataDirectory>>,
     local: Arc<Local>,
     transport: Arc<GrpcTransport>,
     service: PeerService,
@@ -55,12 +56,15 @@ impl Cluster {
     pub(super) fn open(
         config: &Config,
         directory: DataDirectory,
+        local: Arc<Local>,
         environment: Arc<dyn Environment>,
         stopping: CancellationToken,
     ) -> Result<Self, Error> {
         let data = &config.storage.data_dir;
         if config.storage.sync != SyncMode::Always {
-            tracing::warn!("kvstore.storage.sync is not heeded in a cluster: its log is always synced");
+            tracing::warn!(
+                "kvstore.storage.sync is not heeded in a cluster: its log is always synced"
+            );
         }
         for name in ["in", "out"] {
             let path = snapshots(data, name);
@@ -71,26 +75,13 @@ impl Cluster {
         let path = data.join("raft");
         let log = LogStore::open(Arc::new(RealFileSystem), path, LogOptions::new(rand::random()))
             .map_err(|error| Error::Storage(error.to_string()))?;
-        let Place::Member(standing) = directory.identity.place.clone() else {
-            return Err(Error::Foreign(format!(
-                "{} does not belong to a member of a cluster",
-                data.display()
-            )));
-        };
-        let who = Who {
-            node: NodeName(config.node.id.clone()),
-            incarnation: directory.identity.incarnation,
-            shards: config.hash_ring.shards,
-        };
-        let secret = Secret::new(config.cluster.secret.clone());
-        let local = Local::new(who, secret, standing, addresses(config)?);
         let age = config.http2.connection_age;
         let service = PeerService::new(Arc::clone(&local), age, stopping.clone());
         let transport = Arc::new(GrpcTransport::new(Arc::clone(&local)));
         let places = (0..config.hash_ring.shards).map(|_| shard::Place::default()).collect();
         Ok(Self {
             config: config.clone(),
-            directory: Mutex::new(directory),
+            directory: Mutex::new(Some(directory)),
             local,
             transport,
             service,
@@ -139,7 +130,9 @@ impl Cluster {
     ///
     /// When this node cannot be a member as it is set up, or its data is damaged: the process has to end.
     pub(super) async fn join(self: Arc<Self>) -> Result<(), Error> {
-        let formed = self.form().await?;
+        let directory = self.directory.lock().take().expect("a node joins once");
+        let (directory, formed) = form(directory, &self.local).await?;
+        *self.directory.lock() = Some(directory);
         let config = &self.config;
         let data = &config.storage.data_dir;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -188,17 +181,6 @@ impl Cluster {
             "joined the cluster"
         );
         Ok(())
-    }
-
-    async fn form(&self) -> Result<Formed, Error> {
-        let formed =
-            form(&self.local).await.map_err(|refusal| Error::Foreign(refusal.to_string()))?;
-        if matches!(self.local.standing(), Standing::Forming(_)) {
-            let directory = &mut *self.directory.lock();
-            directory.set_formed(&RealFileSystem, formed.clone())?;
-            self.local.set_formed(formed.clone());
-        }
-        Ok(formed)
     }
 
     /// Whether every shard works here and knows its leader.
@@ -269,14 +251,4 @@ fn remove_directory(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn addresses(config: &Config) -> Result<BTreeMap<NodeName, Endpoint>, Error> {
-    let endpoint = |member: &crate::config::Member| {
-        let endpoint: Endpoint = member.address.parse().map_err(|error| {
-            Error::Unsupported(format!("kvstore.cluster.members: {}: {error}", member.address))
-        })?;
-        Ok((NodeName(member.node.clone()), endpoint))
-    };
-    config.cluster.members.iter().map(endpoint).collect()
 }

@@ -6,6 +6,7 @@
 //! run may finish, for at most `kvstore.shutdown.timeout` - what is queued is written - engines are flushed - done.
 
 mod cluster;
+mod forming;
 mod identity;
 mod listen;
 mod process;
@@ -266,7 +267,7 @@ fn check_supported(config: &Config) -> Result<(), Error> {
             "kvstore.cluster.join: this version does not join a cluster that exists; name all its nodes in kvstore.cluster.members",
         );
     }
-    if !config.cluster.members.is_empty() && config.storage.engine == config::Engine::Memory {
+    if config.cluster.is_set() && config.storage.engine == config::Engine::Memory {
         return unsupported(
             "kvstore.storage.engine: memory forgets what it voted for and acknowledged; in a cluster set lsm or sled",
         );

@@ -28,6 +28,13 @@ pub fn run(loaded: &Loaded) -> Result<(), Error> {
             "kvstore.storage.sync is {sync}: a power cut may take writes that were acknowledged"
         );
     }
+    let cluster = &loaded.config.cluster;
+    if cluster.is_set() && cluster.insecure && cluster.secret.is_empty() {
+        let address = loaded.config.server.address;
+        tracing::warn!(
+            "INSECURE CLUSTER: kvstore.cluster.insecure is true and there is no kvstore.cluster.secret: whoever reaches {address} can pass for a node of this cluster, and read and change everything in it"
+        );
+    }
     let runtime = runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("serve")

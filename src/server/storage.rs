@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::cluster::{Cluster, engine_reserve};
+use super::forming;
 use super::identity::DataDirectory;
 use crate::backup::shard_directory;
 use crate::config::{Config, Engine, SyncMode};
@@ -55,17 +56,20 @@ impl Storage {
         };
         let environment = open_environment(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        match directory {
-            Some(directory) if !config.cluster.members.is_empty() => {
-                let environment_of_cluster = Arc::clone(&environment);
-                let cluster =
-                    Cluster::open(config, directory, environment_of_cluster, stopping.clone())?;
+        let local = match &directory {
+            Some(directory) => forming::local(&directory.identity, config)?,
+            None => None,
+        };
+        match (directory, local) {
+            (Some(directory), Some(local)) => {
+                let shared = Arc::clone(&environment);
+                let cluster = Cluster::open(config, directory, local, shared, stopping.clone())?;
                 let router = Router::new(cluster.shards(&clock));
                 let cluster = Some(Arc::new(cluster));
                 let committers = Vec::new();
                 Ok(Self { environment, router, cluster, committers, _directory: None })
             }
-            directory => {
+            (directory, _) => {
                 let (shards, committers) = open_shards(config, &*environment, &clock)?;
                 let router = Router::new(shards);
                 Ok(Self { environment, router, cluster: None, committers, _directory: directory })

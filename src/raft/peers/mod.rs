@@ -7,6 +7,7 @@
 //! | `local` | this node: who it is, its cluster, where the others are |
 //! | `dial`, `link`, `transport` | the side that sends: [`GrpcTransport`] |
 //! | `sessions`, `exchange`, `service` | the side that is called: [`PeerService`] |
+//! | `form` | how the members of a cluster that is to be meet: [`form`] |
 //! | `batch` | frames that travel together |
 //!
 //! # A stream, step by step
@@ -17,12 +18,13 @@
 //!
 //! # Wiring
 //!
-//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then the cluster is formed; then
-//! [`Local::set_formed`], the groups with a [`GrpcTransport`], and [`PeerService::receive_with`].
+//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then [`form`], if the cluster
+//! is not formed yet, and its result on disk; then [`Local::set_formed`], the groups with a [`GrpcTransport`], and [`PeerService::receive_with`].
 
 mod batch;
 mod dial;
 mod exchange;
+mod form;
 mod handshake;
 mod link;
 mod local;
@@ -31,6 +33,7 @@ mod service;
 mod sessions;
 mod transport;
 
+pub use self::form::form;
 pub use self::handshake::{Secret, Who};
 pub use self::local::{Addresses, Local};
 pub use self::refusal::{Reason, Refusal};

@@ -81,6 +81,17 @@ impl Reason {
             Self::BadFile => Code::DataLoss,
         }
     }
+
+    /// Whether a node that is told so while it forms its cluster has to be set up in another way: to ask again would not help.
+    pub(super) const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::AnotherCluster
+                | Self::NotAMember
+                | Self::AnotherIncarnation
+                | Self::MembersDiffer
+        )
+    }
 }
 
 /// A refusal.

@@ -27,6 +27,11 @@ impl GrpcTransport {
     pub fn new(local: Arc<Local>) -> Self {
         Self { local, runtime: Handle::current(), links: Mutex::default() }
     }
+
+    /// Whether a stream to `node` is open on some lane.
+    pub fn reaches(&self, node: &NodeName) -> bool {
+        self.links.lock().iter().any(|((other, _), link)| other == node && link.is_open())
+    }
 }
 
 impl Transport for GrpcTransport {

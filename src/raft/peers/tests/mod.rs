@@ -1,6 +1,7 @@
 //! Nodes over real loopback sockets, each with a runtime of its own that ends as a killed process does.
 
 mod exchange;
+mod form;
 mod handshake;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,6 +81,18 @@ struct Node {
     stopping: CancellationToken,
 }
 
+/// Opens `address`; its port may be taken for a moment by somebody who connects.
+fn bind(address: SocketAddr) -> std::net::TcpListener {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        match std::net::TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(error) if std::time::Instant::now() > until => panic!("{address}: {error}"),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
 impl Node {
     /// Starts a node on a port that is free.
     fn start(setup: Setup, receiver: &Arc<Double>) -> Self {
@@ -96,7 +109,7 @@ impl Node {
             .build()
             .expect("a runtime");
         let inside = runtime.enter();
-        let listener = std::net::TcpListener::bind(address).expect("the port is free");
+        let listener = bind(address);
         listener.set_nonblocking(true).expect("a socket");
         let endpoint = listener.local_addr().expect("it is bound").to_string();
         let who = Who {
@@ -133,7 +146,10 @@ impl Node {
     /// Ends at once: sockets are closed, tasks are gone.
     fn kill(mut self) -> SocketAddr {
         let address = self.address();
-        self.runtime.take().expect("it runs").shutdown_background();
+        let runtime = self.runtime.take().expect("it runs");
+        // On a thread that may block, until all of it is gone.
+        let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
+        ended.join().expect("a runtime ends");
         address
     }
 
