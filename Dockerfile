@@ -1,35 +1,9 @@
 # The image of one node: docker build -t kvstore .
 #
-# Runs as uid 10001, needs nothing but /data and a port, and works on a read-only root file system. `base` is what the two images stand on:
-# the last stage, which is what a plain build makes, compiles the program; `prebuilt` takes one that is there already:
-#
-#   tar -c Dockerfile target/release/kvstore | docker build --target prebuilt -t kvstore -
-#
-# `prebuilt` stands before `builder`, so that a builder that goes stage by stage never asks for the image of the compiler.
+# Runs as uid 10001, needs nothing but /data and a port, and works on a read-only root file system. BUILDER_IMAGE needs a `cargo`, RUNTIME_IMAGE
+# a shell, coreutils and the C library of the builder.
 ARG BUILDER_IMAGE=rust:1.95-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
-
-FROM ${RUNTIME_IMAGE} AS base
-# A volume takes owner and mode from the directory that it is first mounted on. /run/kvstore is where docker-compose.yml puts the secret of the
-# cluster.
-RUN echo 'kvstore:x:10001:10001::/nonexistent:/usr/sbin/nologin' >>/etc/passwd \
- && echo 'kvstore:x:10001:' >>/etc/group \
- && install -d -o 10001 -g 10001 -m 0700 /data /run/kvstore
-# Inside a container loopback reaches nobody else; what is published decides who gets in.
-ENV SERVER_ADDRESS=0.0.0.0 KVSTORE_STORAGE_DATADIR=/data
-# Where an application.yml is looked for.
-WORKDIR /etc/kvstore
-USER 10001:10001
-VOLUME /data
-EXPOSE 8080 9090
-# Drains, flushes and exits with 0 (kvstore.shutdown.timeout: 20s): stop it with `docker stop --time 40`.
-STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["kvstore", "health", "--timeout", "3s"]
-ENTRYPOINT ["kvstore"]
-CMD ["serve"]
-
-FROM base AS prebuilt
-COPY target/release/kvstore /usr/local/bin/kvstore
 
 FROM ${BUILDER_IMAGE} AS builder
 WORKDIR /build
@@ -46,5 +20,22 @@ COPY src src
 RUN touch src/lib.rs src/main.rs \
  && cargo build --release --locked --bin kvstore
 
-FROM base AS runtime
+FROM ${RUNTIME_IMAGE}
+# A volume takes owner and mode from the directory that it is first mounted on. /run/kvstore is where docker-compose.yml puts the secret of the
+# cluster.
+RUN echo 'kvstore:x:10001:10001::/nonexistent:/usr/sbin/nologin' >>/etc/passwd \
+ && echo 'kvstore:x:10001:' >>/etc/group \
+ && install -d -o 10001 -g 10001 -m 0700 /data /run/kvstore
 COPY --from=builder /build/target/release/kvstore /usr/local/bin/kvstore
+# Inside a container loopback reaches nobody else; what is published decides who gets in.
+ENV SERVER_ADDRESS=0.0.0.0 KVSTORE_STORAGE_DATADIR=/data
+# Where an application.yml is looked for.
+WORKDIR /etc/kvstore
+USER 10001:10001
+VOLUME /data
+EXPOSE 8080 9090
+# Drains, flushes and exits with 0 (kvstore.shutdown.timeout: 20s): stop it with `docker stop --time 40`.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["kvstore", "health", "--timeout", "3s"]
+ENTRYPOINT ["kvstore"]
+CMD ["serve"]
