@@ -7,19 +7,23 @@ pub mod api;
 pub mod backup;
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod machine;
 pub mod net;
 pub mod proto;
+pub mod raft;
 pub mod router;
 pub mod server;
 pub mod shard;
 pub mod storage;
 pub mod telemetry;
+pub mod ticket;
 pub mod types;
 pub mod util;
 pub mod wal;
