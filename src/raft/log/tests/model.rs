@@ -3,6 +3,20 @@
 use super::workload::{Run, World, check};
 use super::*;
 
+#[test]
+fn a_log_that_begins_anywhere_is_found_again() {
+    let fs = SimFileSystem::new(1);
+    let store = open(&fs).expect("opened");
+    drop(filled(&store, GroupId(1), 5..9));
+    for survival in 0..5 {
+        let store = open(&fs.restart(survival)).expect("opened");
+        let mut log = store.group(GroupId(1));
+        let state = now(log.get_log_state()).expect("in memory");
+        assert_eq!((state.last_purged_log_id, state.last_log_id), (None, Some(id(1, 8))));
+        assert_eq!(now(log.try_get_log_entries(..)).expect("read").len(), 4);
+    }
+}
+
 const SEEDS: u64 = 40;
 const OPENINGS: u32 = 6;
 const STEPS: u32 = 60;

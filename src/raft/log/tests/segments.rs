@@ -126,6 +126,25 @@ fn a_group_that_was_forgotten_leaves_nothing_and_may_begin_anew() {
 }
 
 #[test]
+fn a_group_that_is_being_forgotten_is_there_or_not_and_never_half() {
+    let fs = SimFileSystem::new(1);
+    let store = open(&fs).expect("opened");
+    drop(filled(&store, IDLE, 0..200));
+    let mut forgotten: std::pin::Pin<Box<dyn Future<Output = _>>> = Box::pin(store.forget(IDLE));
+    assert!(workload::poll(&mut forgotten).is_none(), "it waits for its sync");
+    // Nobody has synced since.
+    store.maintain().expect("maintained");
+    let mut left = 0;
+    for survival in 0..40 {
+        let store = open(&fs.restart(survival)).expect("opened");
+        let entries = now(store.group(IDLE).try_get_log_entries(0..)).expect("read").len();
+        assert!([0, 200].contains(&entries), "{entries} entries, survival {survival}");
+        left += usize::from(entries > 0);
+    }
+    assert!(left > 0, "that it is not gone yet is possible");
+}
+
+#[test]
 fn entries_in_memory_are_bounded_over_all_groups() {
     let fs = SimFileSystem::new(1);
     let cache_bytes = 32 << 10;
