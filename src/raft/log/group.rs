@@ -305,7 +305,7 @@ impl GroupLog {
     }
 
     /// Removes the entries up to `purged`, which may be beyond the last: then the log goes on behind it. Not waited for.
-    pub(super) fn purge(&self, purged: LogId) -> io::Result<()> {
+    pub(super) fn purge_upto(&self, purged: LogId) -> io::Result<()> {
         let (needed, position) = {
             let mut state = self.state();
             if state.hard.purged.is_some_and(|before| before.index >= purged.index) {
