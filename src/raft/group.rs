@@ -241,6 +241,11 @@ impl Group {
         }
     }
 
+    /// Whether nobody has founded the group yet, as far as this replica knows.
+    pub fn is_new(&self) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.log_id().is_none()
+    }
+
     /// Which group.
     pub const fn id(&self) -> GroupId {
         self.id
