@@ -13,13 +13,16 @@ pub mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod machine;
 pub mod net;
 pub mod proto;
+pub mod raft;
 pub mod router;
 pub mod server;
 pub mod shard;
 pub mod storage;
 pub mod telemetry;
+pub mod ticket;
 pub mod types;
 pub mod util;
 pub mod wal;

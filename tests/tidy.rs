@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules with their rank: a module may import those of lower ranks. `lib.rs` and `main.rs` stand outside.
-const RANKS: [(&str, u32); 21] = [
+const RANKS: [(&str, u32); 23] = [
     ("util", 0),
     ("proto", 0),
     ("types", 1),
@@ -22,16 +22,18 @@ const RANKS: [(&str, u32); 21] = [
     ("error", 3),
     ("config", 3),
     ("net", 3),
-    ("raft", 4),
-    ("shard", 5),
-    ("backup", 6),
-    ("fuzzing", 6),
-    ("router", 6),
-    ("controller", 6),
-    ("api", 7),
-    ("server", 8),
-    ("bench", 9),
-    ("cli", 10),
+    ("machine", 4),
+    ("ticket", 4),
+    ("raft", 5),
+    ("shard", 6),
+    ("backup", 7),
+    ("fuzzing", 7),
+    ("router", 7),
+    ("controller", 7),
+    ("api", 8),
+    ("server", 9),
+    ("bench", 10),
+    ("cli", 11),
 ];
 
 /// Synchronous: no async runtime in them.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::args::FormArgs;
 use super::error::{Error, Result};
 use super::output::{Content, Item, Output, count, size};
-use crate::shard::StoredRow;
+use crate::machine::StoredRow;
 use crate::storage::EntryRef;
 use crate::storage::lsm::{EngineFigures, Inspection, LevelFigures, RawEntry, Verification};
 use crate::types;

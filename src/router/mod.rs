@@ -22,8 +22,9 @@ pub use self::merge::{Item, Page};
 pub use self::query::{PageLimits, Query};
 use crate::command::{Change, Command, Outcome, TtlSeconds};
 use crate::error::{Error, Reason, Result};
-use crate::shard::{Document, Shard, ShardStatus, Ticket};
+use crate::shard::{Document, Shard, ShardStatus};
 use crate::storage::KeyRange;
+use crate::ticket::Ticket;
 use crate::types::{Key, RequestId, ShardId, Value, Version};
 
 /// How fresh a read must be.

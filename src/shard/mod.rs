@@ -10,29 +10,22 @@
 //! Callers: `router/`; `server` opens shards and moves their clocks.
 
 mod committer;
-mod machine;
-mod record;
 mod replica;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use self::committer::{Claim, Proposal, Queue};
 pub use self::committer::{Committer, QUEUE_BYTES_MAX};
-pub use self::record::StoredRow;
-use self::record::{RowKey, Stored};
+use self::committer::{Proposal, Queue};
 use self::replica::Replica;
-use crate::command::{Change, Command, Outcome};
+use crate::command::{Change, Command};
 use crate::error::{Error, Reason, Result};
+use crate::machine;
+use crate::machine::record::{self, RowKey, Stored};
 use crate::storage::{self, Direction, EntryRef, KeyRange, StorageEngine};
+use crate::ticket::{Ticket, ticket};
 use crate::types::{Key, ShardId, Value, Version};
 use crate::util::time::{Clock, Timestamp};
 
@@ -82,18 +75,8 @@ impl Shard {
         committer: &Committer,
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
-        let last_version = match engine.get(&record::LAST_VERSION)? {
-            None => Version::ABSENT,
-            Some(row) => {
-                let bytes = row.value.as_ref().try_into().map_err(|_| {
-                    Error::new(
-                        Reason::Corruption,
-                        format!("{id}: the row of the last version is malformed"),
-                    )
-                })?;
-                Version(u64::from_le_bytes(bytes))
-            }
-        };
+        let last_version = machine::last_version(&*engine)
+            .map_err(|error| Error::new(error.reason(), format!("{id}: {}", error.message())))?;
         let replica = Arc::new(Replica::new(id, engine, last_version));
         Ok(Self { replica, queue: committer.queue(), clock })
     }
@@ -109,11 +92,10 @@ impl Shard {
     ///
     /// OVERLOADED or NOT_SERVING: certainly not applied.
     pub fn propose(&self, command: Command) -> Result<Ticket> {
-        let (reply, answer) = oneshot::channel();
-        let claim = Arc::new(Claim::default());
+        let (caller, ticket) = ticket();
         let replica = Arc::clone(&self.replica);
-        self.queue.push(Proposal { replica, command, claim: Arc::clone(&claim), reply })?;
-        Ok(Ticket { answer, claim })
+        self.queue.push(Proposal { replica, command, caller })?;
+        Ok(ticket)
     }
 
     /// Moves the shard's clock to now when a key may have expired, so that it is gone although nobody writes.
@@ -167,22 +149,10 @@ impl Shard {
         result
     }
 
-    /// The documents of `range` in order, all of one moment. Short scans only: it holds back the engine's garbage collection.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::get`].
-    pub fn scan<'a>(
-        &'a self,
-        range: KeyRange<'_>,
-        direction: Direction,
-    ) -> Result<DocumentScan<'a>> {
+    /// The shard as it is now, for scans. Short ones only: each holds back the engine's garbage collection.
+    pub fn reader(&self) -> ShardReader {
         self.replica.reads.fetch_add(1, Ordering::Relaxed);
-        let start = record::document_key(range.start);
-        let end = range.end.map(record::document_key);
-        let end = end.as_deref().unwrap_or(&record::DOCUMENTS_END);
-        let rows = self.replica.engine.scan(KeyRange::new(&start, Some(end)), direction)?;
-        Ok(DocumentScan { rows, now: self.clock.now() })
+        ShardReader { engine: Arc::clone(&self.replica.engine), now: self.clock.now() }
     }
 
     /// Whether all that a read which has just returned may have seen is durable.
@@ -223,47 +193,24 @@ impl Shard {
     }
 }
 
-/// The answer to a proposal, once it comes.
-///
-/// Dropping it gives the command up: it is not applied if it was still queued, and applied without a listener otherwise.
-pub struct Ticket {
-    answer: oneshot::Receiver<Result<Outcome>>,
-    claim: Arc<Claim>,
+/// What a shard's scans read from.
+pub struct ShardReader {
+    engine: Arc<dyn StorageEngine>,
+    now: Timestamp,
 }
 
-impl Ticket {
-    /// Gives up waiting: the error says whether the command was certainly not applied (OVERLOADED) or nobody knows yet
-    /// (OUTCOME_UNKNOWN).
-    pub fn give_up(&self) -> Error {
-        if self.claim.take() {
-            let message = "the deadline passed while the write was queued; it was not applied";
-            return Error::overloaded(message, Duration::from_millis(50));
-        }
-        Error::new(
-            Reason::OutcomeUnknown,
-            "the deadline passed before the write was acknowledged; it may or may not be applied",
-        )
-    }
-}
-
-impl Future for Ticket {
-    type Output = Result<Outcome>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(context).map(|answer| {
-            answer.unwrap_or_else(|_| {
-                Err(Error::new(
-                    Reason::OutcomeUnknown,
-                    "the node stopped before the write was acknowledged",
-                ))
-            })
-        })
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.claim.take();
+impl ShardReader {
+    /// The documents of `range` in order, all of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Shard::get`].
+    pub fn scan(&self, range: KeyRange<'_>, direction: Direction) -> Result<DocumentScan<'_>> {
+        let start = record::document_key(range.start);
+        let end = range.end.map(record::document_key);
+        let end = end.as_deref().unwrap_or(&record::DOCUMENTS_END);
+        let rows = self.engine.scan(KeyRange::new(&start, Some(end)), direction)?;
+        Ok(DocumentScan { rows, now: self.now })
     }
 }
 

@@ -53,7 +53,8 @@ async fn key_lives_in_its_shard_and_only_there() {
     }
     let mut found = 0;
     for shard in bench.router.shards() {
-        let mut scan = shard.scan(KeyRange::ALL, storage::Direction::Forward).expect("scans");
+        let reader = shard.reader();
+        let mut scan = reader.scan(KeyRange::ALL, storage::Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             assert_eq!(shard_of(document.key, 5), shard.id());
             found += 1;

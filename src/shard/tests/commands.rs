@@ -286,7 +286,8 @@ fn reads_meet_documents_only() {
         bench.run(with_id(name, put(name, name)));
     }
     let scanned = |range: KeyRange<'_>, direction| {
-        let mut scan = bench.shard().scan(range, direction).expect("scans");
+        let reader = bench.shard().reader();
+        let mut scan = reader.scan(range, direction).expect("scans");
         let mut keys = Vec::new();
         while let Some(document) = scan.next().expect("reads") {
             assert_eq!(document.value_bytes(), document.key.len());
@@ -344,6 +345,7 @@ fn damaged_rows_are_corruption_and_nothing_else_suffers() {
     corrupt(
         bench
             .shard()
+            .reader()
             .scan(KeyRange::ALL, Direction::Forward)
             .expect("scans")
             .next()

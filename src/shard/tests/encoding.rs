@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::shard::machine::Group;
+use crate::machine::Group;
 use crate::storage::WriteBatch;
 use crate::storage::lsm::{LsmEnvironment, LsmOptions};
 use crate::util::fs::FileSystem as _;

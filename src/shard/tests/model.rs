@@ -167,7 +167,8 @@ impl Model {
             }
         }
         let mut found = Vec::new();
-        let mut scan = shard.scan(KeyRange::ALL, Direction::Forward).expect("scans");
+        let reader = shard.reader();
+        let mut scan = reader.scan(KeyRange::ALL, Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             let text = String::from_utf8(document.value().bytes().to_vec()).expect("text");
             let expires = document.ttl_seconds.is_some();

@@ -1,6 +1,10 @@
 //! What a shard is asked to change, and what came of it.
 //!
-//! A command is applied by every replica alike: time comes with it, nothing in it depends on where it runs.
+//! A command is applied by every replica alike: time comes with it, nothing in it depends on where it runs. Its bytes: `encoding.rs`.
+
+mod encoding;
+
+pub use self::encoding::{Malformed, Proposal, decode_outcomes, encode_outcomes};
 
 use crate::types::{Key, RequestId, Value, Version};
 
@@ -14,6 +18,13 @@ pub struct Command {
     pub change: Change,
     /// Makes a repeat of this command answer as the first did.
     pub request_id: Option<RequestId>,
+}
+
+impl Command {
+    /// Whether it only takes away, which a nearly full disk still allows.
+    pub const fn is_delete(&self) -> bool {
+        matches!(self.change, Change::Delete { .. })
+    }
 }
 
 /// What to change.

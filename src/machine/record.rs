@@ -5,6 +5,7 @@
 //! | document | `01`, key of the document | kind (1), version (8), content |
 //! | last version | `00 76` | version (8) |
 //! | request | `00 72`, request id | outcome tag (1), fields of the outcome |
+//! | applied log id, membership | `00 61`, `00 6d` | those of replication, see `raft/state/rows.rs` |
 //!
 //! Kinds: `1` JSON text, `2` raw bytes. Outcome tags: `1` put, version (8); `2` delete, deleted (1); `3` put many, count (4). Numbers
 //! are little-endian, tags are never renumbered. Expiry is the engine's ([`storage`](crate::storage)). Rows under `00` are
@@ -19,13 +20,13 @@ use crate::types::{RequestId, Value, Version};
 use crate::util::coding::Cursor;
 
 /// First byte of document rows.
-pub(super) const DOCUMENT: u8 = 1;
+pub(crate) const DOCUMENT: u8 = 1;
 
 /// First byte beyond the document rows.
-pub(super) const DOCUMENTS_END: [u8; 1] = [DOCUMENT + 1];
+pub(crate) const DOCUMENTS_END: [u8; 1] = [DOCUMENT + 1];
 
 /// The row with the last version given out.
-pub(super) const LAST_VERSION: [u8; 2] = [RESERVED_PREFIX, b'v'];
+pub(crate) const LAST_VERSION: [u8; 2] = [RESERVED_PREFIX, b'v'];
 
 const REQUEST: [u8; 2] = [RESERVED_PREFIX, b'r'];
 const KIND_JSON: u8 = 1;
@@ -35,13 +36,13 @@ const OUTCOME_DELETE: u8 = 2;
 const OUTCOME_PUT_MANY: u8 = 3;
 
 /// Bytes before a document's content.
-pub(super) const HEADER_BYTES: usize = 9;
+pub(crate) const HEADER_BYTES: usize = 9;
 
 /// A row's key; most fit without an allocation.
-pub(super) type RowKey = SmallVec<[u8; 64]>;
+pub(crate) type RowKey = SmallVec<[u8; 64]>;
 
 /// The key of a document's row.
-pub(super) fn document_key(key: &[u8]) -> RowKey {
+pub(crate) fn document_key(key: &[u8]) -> RowKey {
     let mut row = RowKey::with_capacity(1 + key.len());
     row.push(DOCUMENT);
     row.extend_from_slice(key);
@@ -49,14 +50,14 @@ pub(super) fn document_key(key: &[u8]) -> RowKey {
 }
 
 /// The key of a request's row.
-pub(super) fn request_key(id: &RequestId) -> RowKey {
+pub(crate) fn request_key(id: &RequestId) -> RowKey {
     let mut row = RowKey::from_slice(&REQUEST);
     row.extend_from_slice(id.as_bytes());
     row
 }
 
 /// What stands before a document's content.
-pub(super) fn document_header(value: &Value, version: Version) -> [u8; HEADER_BYTES] {
+pub(crate) fn document_header(value: &Value, version: Version) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[0] = match value {
         Value::Json(_) => KIND_JSON,
@@ -68,15 +69,15 @@ pub(super) fn document_header(value: &Value, version: Version) -> [u8; HEADER_BY
 
 /// A document as it lies in the engine.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stored<'a> {
-    pub(super) version: Version,
+pub(crate) struct Stored<'a> {
+    pub(crate) version: Version,
     json: bool,
     content: &'a [u8],
 }
 
 impl<'a> Stored<'a> {
     /// Reads a document's row; `None` when it is not one.
-    pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &'a [u8]) -> Option<Self> {
         let mut cursor = Cursor::new(value);
         let json = match cursor.u8()? {
             KIND_JSON => true,
@@ -88,12 +89,12 @@ impl<'a> Stored<'a> {
     }
 
     /// Bytes of the content.
-    pub(super) const fn content_bytes(&self) -> usize {
+    pub(crate) const fn content_bytes(&self) -> usize {
         self.content.len()
     }
 
     /// The value, copied.
-    pub(super) fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         let content = Bytes::copy_from_slice(self.content);
         if self.json { Value::Json(content) } else { Value::Raw(content) }
     }
@@ -131,7 +132,7 @@ impl<'a> StoredRow<'a> {
 }
 
 /// The value of a request's row; `None` for outcomes that leave none.
-pub(super) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 16]>> {
+pub(crate) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 16]>> {
     let mut row = SmallVec::new();
     match outcome {
         Outcome::Put { version } => {
@@ -149,7 +150,7 @@ pub(super) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 16]>> {
 }
 
 /// Reads a request's row; `None` when it is not one.
-pub(super) fn decode_outcome(row: &[u8]) -> Option<Outcome> {
+pub(crate) fn decode_outcome(row: &[u8]) -> Option<Outcome> {
     let mut cursor = Cursor::new(row);
     let outcome = match cursor.u8()? {
         OUTCOME_PUT => Outcome::Put { version: Version(cursor.u64()?) },

@@ -1,17 +1,38 @@
-//! The state machine of a shard: turns commands into one engine batch.
+//! The state machine of a shard: turns commands into one engine batch, and lays out its rows (`record.rs`).
 //!
 //! Deterministic: the same commands with the same stamps on the same rows give the same batch and the same outcomes,
 //! wherever they run. Commands of one group see each other's effects before any of them is in the engine.
+//!
+//! Callers: the committer of a shard without replication (`shard/`), and `raft/`, which applies committed entries. Readers of documents
+//! (`shard/`) read its rows.
+
+pub(crate) mod record;
+
+pub use self::record::StoredRow;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::record::{self, RowKey, Stored};
+use self::record::{RowKey, Stored};
 use crate::command::{Change, Command, Outcome, TtlSeconds};
 use crate::error::{Error, Reason, Result};
 use crate::storage::{Reader, WriteBatch};
 use crate::types::{Key, REQUEST_ID_KEPT, RequestId, Value, Version};
 use crate::util::time::Timestamp;
+
+/// The last version given out in what `engine` holds.
+///
+/// # Errors
+///
+/// What its reads fail with; CORRUPTION when the row is malformed.
+pub(crate) fn last_version(engine: &dyn Reader) -> Result<Version> {
+    let Some(row) = engine.get(&record::LAST_VERSION)? else { return Ok(Version::ABSENT) };
+    let bytes =
+        row.value.as_ref().try_into().map_err(|_| {
+            Error::new(Reason::Corruption, "the row of the last version is malformed")
+        })?;
+    Ok(Version(u64::from_le_bytes(bytes)))
+}
 
 /// Rows that the commands applied so far have changed, over what the engine holds.
 struct Pending {
@@ -27,7 +48,7 @@ struct PendingRow {
 
 /// Applies one group of commands. Nothing is written: the caller hands [`Self::finish`]'s batch to the engine, and throws the group away
 /// when that fails.
-pub(super) struct Group<'a> {
+pub(crate) struct Group<'a> {
     engine: &'a dyn Reader,
     batch: WriteBatch,
     pending: HashMap<RowKey, Pending>,
@@ -37,7 +58,7 @@ pub(super) struct Group<'a> {
 
 impl<'a> Group<'a> {
     /// An empty group on what `engine` holds, where `last_version` is the last one given out.
-    pub(super) fn new(engine: &'a dyn Reader, last_version: Version) -> Self {
+    pub(crate) fn new(engine: &'a dyn Reader, last_version: Version) -> Self {
         Self {
             engine,
             batch: WriteBatch::new(),
@@ -52,7 +73,7 @@ impl<'a> Group<'a> {
     /// # Errors
     ///
     /// Only what the engine's reads fail with; the group is void then.
-    pub(super) fn apply(&mut self, command: &Command, now: Timestamp) -> Result<Outcome> {
+    pub(crate) fn apply(&mut self, command: &Command, now: Timestamp) -> Result<Outcome> {
         self.clock = self.clock.max(now);
         self.batch.advance_clock(self.clock);
         if let Some(id) = &command.request_id
@@ -78,7 +99,7 @@ impl<'a> Group<'a> {
     }
 
     /// The batch of all commands, and the last version they gave out.
-    pub(super) fn finish(mut self, last_version_before: Version) -> (WriteBatch, Version) {
+    pub(crate) fn finish(mut self, last_version_before: Version) -> (WriteBatch, Version) {
         if self.last_version > last_version_before {
             self.batch.put(&[&record::LAST_VERSION], &[&self.last_version.0.to_le_bytes()], None);
         }

@@ -1,0 +1,22 @@
+//! Replication: log, replicate, commit, apply. openraft decides; this module gives it a log (`log/`, kept in `wal/`), a state machine
+//! (`state/`: `machine/` of the crate on a storage engine) and peers (`transport.rs`), and is the only seam between async code and blocking storage.
+
+mod blocking;
+mod encoding;
+mod files;
+mod group;
+pub mod log;
+pub mod message;
+mod network;
+mod node;
+mod proposals;
+mod reads;
+mod room;
+pub mod state;
+pub mod transport;
+pub mod types;
+
+pub use self::group::{Group, Settings, Status};
+pub use self::node::{Inbound, LogLimits, Members, Node};
+pub use self::proposals::Budget;
+pub use self::room::Room;
