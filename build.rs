@@ -12,6 +12,9 @@ mod openapi;
 /// Public files: in reflection, REST and the clients.
 const PUBLIC: [&str; 2] = ["kvstore/v1/kv.proto", "kvstore/admin/v1/admin.proto"];
 
+/// Spoken between nodes only.
+const PEERS: [&str; 1] = ["kvstore/raft/v1/raft.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build");
@@ -30,6 +33,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(compiler.file_descriptor_set())?;
+
+    let mut peers = protox::Compiler::new(["proto"])?;
+    peers.include_source_info(true).open_files(PEERS)?;
+    tonic_prost_build::configure().bytes(".").compile_fds(peers.file_descriptor_set())?;
 
     pbjson_build::Builder::new()
         .register_descriptors(&descriptors)?

@@ -7,6 +7,7 @@ pub mod api;
 pub mod backup;
 pub mod bench;
 pub mod cli;
+pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod error;

@@ -1,9 +1,10 @@
 //! The generated protobuf API: messages, gRPC services, proto3 JSON, the REST router and what describes them.
 //!
 //! Nothing here is written by hand; the source is `proto/`, the recipe `build.rs`. Modules follow the packages, because
-//! the generated REST router names its messages so; the rest of the crate uses the short names [`v1`] and [`admin`].
+//! the generated REST router names its messages so; the rest of the crate uses the short names [`v1`], [`admin`] and [`raft`].
 
 pub use kvstore::admin::v1 as admin;
+pub use kvstore::raft::v1 as raft;
 pub use kvstore::v1;
 
 #[allow(
@@ -25,6 +26,11 @@ mod kvstore {
     pub mod admin {
         pub mod v1 {
             include!(concat!(env!("OUT_DIR"), "/kvstore.admin.v1.rs"));
+        }
+    }
+    pub mod raft {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/kvstore.raft.v1.rs"));
         }
     }
 }

@@ -19,8 +19,8 @@ type Rule = (&'static [&'static str], fn(&Config) -> bool, &'static str);
 const RULES: &[Rule] = &[
     (
         &["kvstore.raft.election-timeout", "kvstore.raft.heartbeat-interval"],
-        |c| c.raft.election_timeout <= c.raft.heartbeat_interval,
-        "has to be longer than kvstore.raft.heartbeat-interval",
+        |c| c.raft.election_timeout < 3 * c.raft.heartbeat_interval,
+        "has to be at least three times kvstore.raft.heartbeat-interval",
     ),
     (
         &["kvstore.grpc.port", "server.port", "kvstore.grpc.enabled"],
@@ -59,12 +59,12 @@ const RULES: &[Rule] = &[
     ),
     (
         &["kvstore.raft.enabled", "kvstore.cluster.join", "kvstore.cluster.members"],
-        |c| !c.raft.enabled && is_clustered(c),
+        |c| !c.raft.enabled && c.cluster.is_set(),
         "is false, but kvstore.cluster names other nodes",
     ),
     (
         &["kvstore.grpc.enabled", "kvstore.cluster.join", "kvstore.cluster.members"],
-        |c| !c.grpc.enabled && is_clustered(c),
+        |c| !c.grpc.enabled && c.cluster.is_set(),
         "is false, but the nodes of kvstore.cluster meet on the gRPC port",
     ),
     (
@@ -90,11 +90,23 @@ const RULES: &[Rule] = &[
         |c| c.cluster.secret_file.is_some() && !c.cluster.secret.is_empty(),
         "is set together with kvstore.cluster.secret",
     ),
+    (
+        &[
+            "server.address",
+            "kvstore.cluster.secret",
+            "kvstore.cluster.secret-file",
+            "kvstore.cluster.insecure",
+            "kvstore.cluster.members",
+            "kvstore.cluster.join",
+        ],
+        |c| {
+            let (open, cluster) = (!c.server.address.is_loopback(), &c.cluster);
+            let without = cluster.secret.is_empty() && cluster.secret_file.is_none();
+            cluster.is_set() && open && without && !cluster.insecure
+        },
+        "is not loopback, and without a secret whoever reaches it could pass for a node of the cluster; set the same kvstore.cluster.secret (or kvstore.cluster.secret-file) on all nodes, or, on a network that you trust, kvstore.cluster.insecure: true",
+    ),
 ];
-
-fn is_clustered(config: &Config) -> bool {
-    !config.cluster.members.is_empty() || !config.cluster.join.is_empty()
-}
 
 fn all_differ<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = HashSet::new();

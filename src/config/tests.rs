@@ -163,6 +163,7 @@ fn the_three_node_script_of_the_readme_works() {
         .env("NODE_PORT", "8081")
         .env("SERVER_ADDRESS", "0.0.0.0")
         .env("KVSTORE_STORAGE_DATADIR", "/data/n1")
+        .env("KVSTORE_CLUSTER_SECRET", "hunter2")
         .env("KVSTORE_CLUSTER_MEMBERS", members);
     let config = world.load().config;
     assert_eq!((config.node.id.as_str(), config.node.host.as_str()), ("n1", "10.0.0.1"));
@@ -294,7 +295,7 @@ fn combinations_that_cannot_work_are_refused() {
     for (yaml, refusal) in [
         (
             "kvstore.raft: { election-timeout: 100ms, heartbeat-interval: 100ms }",
-            "application.yml:1: kvstore.raft.election-timeout: has to be longer than kvstore.raft.heartbeat-interval",
+            "application.yml:1: kvstore.raft.election-timeout: has to be at least three times kvstore.raft.heartbeat-interval",
         ),
         (
             "server.port: 9090",
@@ -321,6 +322,29 @@ fn combinations_that_cannot_work_are_refused() {
     }
     World::with("server.port: 0\nkvstore.grpc.port: 0\n").load();
     World::with("server.port: 9090\nkvstore.grpc.enabled: off\n").load();
+}
+
+#[test]
+fn peers_need_a_secret_where_others_reach_them_unless_that_is_wanted() {
+    let members = "kvstore.cluster.members: node1=a:1, node2=b:1\n";
+    let open = format!("server.address: 0.0.0.0\n{members}");
+    let refusal = "application.yml:1: server.address: is not loopback, and without a secret whoever reaches it could pass for a node of the cluster; set the same kvstore.cluster.secret (or kvstore.cluster.secret-file) on all nodes, or, on a network that you trust, kvstore.cluster.insecure: true";
+    assert_eq!(World::with(&open).refusal(), refusal);
+    let join = "server.address: '::'\nkvstore.cluster.join: a:1\n";
+    assert_eq!(World::with(join).refusal(), refusal);
+    assert_eq!(World::with(&format!("{open}kvstore.cluster.secret: ''\n")).refusal(), refusal);
+    assert_eq!(World::with(&format!("{open}kvstore.cluster.insecure: off\n")).refusal(), refusal);
+
+    World::with(&format!("{open}kvstore.cluster.secret: hunter2\n")).load();
+    let file = format!("{open}kvstore.cluster.secret-file: key\n");
+    World::with(&file).file("key", "hunter2\n").load();
+    let insecure = World::with(&format!("{open}kvstore.cluster.insecure: true\n")).load();
+    assert!(insecure.config.cluster.insecure);
+    for loopback in ["127.0.0.1", "127.8.0.1", "'::1'", "localhost"] {
+        World::with(&format!("server.address: {loopback}\n{members}")).load();
+    }
+    // A node by itself has no peers.
+    World::with("server.address: 0.0.0.0\n").load();
 }
 
 #[test]

@@ -341,12 +341,38 @@ impl Group {
         }
     }
 
+    /// Has whoever leads the group hand it over to the replica on `node`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::hand_over_to`]; NO_LEADER when nobody leads it, or it cannot be reached.
+    pub async fn move_leader(&self, node: &NodeName) -> Result<()> {
+        match self.route() {
+            Some(Route::Here) => self.hand_over_to(node).await,
+            None => Err(self.no_leader()),
+            Some(Route::There(replica, leader)) => {
+                let message = Request::MoveLeader(node.clone()).encode(&self.envelope(replica));
+                let Settings { transport, election_timeout, .. } = &self.settings;
+                let reply =
+                    transport.call(&leader, Lane::Control, message, *election_timeout * 3).await;
+                match reply.map(|bytes| Reply::decode(&bytes)) {
+                    Ok(Some(Reply::Transferred(true))) => Ok(()),
+                    Ok(Some(Reply::Refused(Refusal::NotHere(why)))) => {
+                        Err(Error::new(Reason::FailedPrecondition, why))
+                    }
+                    Ok(_) => Err(self.no_leader()),
+                    Err(failure) => Err(Error::new(Reason::NoLeader, failure.to_string())),
+                }
+            }
+        }
+    }
+
     /// Hands leadership to the replica on `node`, and waits until somebody else leads.
     ///
     /// # Errors
     ///
     /// FAILED_PRECONDITION when this node does not lead the group, or that one has no voter of it or lags behind; NO_LEADER when it did not take over in time.
-    pub async fn move_leader(&self, node: &NodeName) -> Result<()> {
+    pub async fn hand_over_to(&self, node: &NodeName) -> Result<()> {
         let status = self.status();
         let precondition = |why: String| Err(Error::new(Reason::FailedPrecondition, why));
         if !status.leads {
@@ -388,7 +414,7 @@ impl Group {
         let nearest = status.lag.iter().filter_map(|(id, lag)| lag.map(|lag| (lag, *id))).min();
         if let Some((_, nearest)) = nearest
             && let Some(node) = status.replicas.get(&nearest)
-            && let Err(error) = self.move_leader(node).await
+            && let Err(error) = self.hand_over_to(node).await
         {
             tracing::warn!(group = %self.id, %error, "leadership was not handed over");
         }
@@ -449,6 +475,10 @@ impl Group {
             Request::ReadIndex => match self.reads.confirm().await {
                 Ok(index) => Reply::ReadIndex(index),
                 Err(error) => Reply::Refused(Refusal::NoQuorum(error.message().to_owned())),
+            },
+            Request::MoveLeader(node) => match self.hand_over_to(&node).await {
+                Ok(()) => Reply::Transferred(true),
+                Err(error) => Reply::Refused(Refusal::NotHere(error.message().to_owned())),
             },
             Request::Snapshot(_) => {
                 let why = format!("{}: a snapshot without files from {}", self.id, envelope.from);

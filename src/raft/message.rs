@@ -9,8 +9,8 @@
 //! | varint | group |
 //! | varint | replica that sends; 0: a node that is asked to serve a caller |
 //! | varint | replica that is meant |
-//! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index, `7` snapshot: the header before its files |
-//! | rest | append, votes, transfer and the leader's vote of a snapshot: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing |
+//! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index, `7` snapshot: the header before its files, `8` move leader |
+//! | rest | append, votes, transfer and the leader's vote of a snapshot: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing; move leader: the node (slice) |
 //!
 //! # A reply
 //!
@@ -47,6 +47,7 @@ const TRANSFER: u8 = 4;
 const PROPOSE: u8 = 5;
 const READ_INDEX: u8 = 6;
 const SNAPSHOT: u8 = 7;
+const MOVE_LEADER: u8 = 8;
 
 const REFUSED: u8 = 0;
 const TRANSFERRED: u8 = 3;
@@ -84,6 +85,8 @@ pub enum Request {
     ReadIndex,
     /// Takes over the state in the files that follow, from the leader with this vote.
     Snapshot(Vote),
+    /// As leader, hands leadership to the replica on that node, because an operator of another node asks for it.
+    MoveLeader(NodeName),
 }
 
 /// The answer of a replica.
@@ -95,7 +98,7 @@ pub enum Reply {
     Append(AppendReply),
     /// To [`Request::Vote`] and [`Request::PreVote`].
     Vote(VoteReply),
-    /// To [`Request::Transfer`]: whether it will campaign.
+    /// To [`Request::Transfer`]: whether it will campaign; to [`Request::MoveLeader`]: done.
     Transferred(bool),
     /// To [`Request::Propose`]: committed and applied.
     Applied(Vec<Outcome>),
@@ -159,6 +162,10 @@ impl Request {
                 buffer.push(SNAPSHOT);
                 put_vote(&mut buffer, vote);
             }
+            Self::MoveLeader(node) => {
+                buffer.push(MOVE_LEADER);
+                put_slice(&mut buffer, node.0.as_bytes());
+            }
         }
         buffer.into()
     }
@@ -184,6 +191,7 @@ impl Request {
             }
             READ_INDEX => Self::ReadIndex,
             SNAPSHOT => Self::Snapshot(read_vote(&mut cursor)?),
+            MOVE_LEADER => Self::MoveLeader(NodeName(read_text(&mut cursor)?.to_owned())),
             _ => return None,
         };
         cursor.is_empty().then_some((envelope, request))
@@ -309,6 +317,7 @@ mod tests {
             Request::Transfer(TransferRequest::new(vote(), 2, None)),
             Request::ReadIndex,
             Request::Snapshot(vote()),
+            Request::MoveLeader(NodeName("n2".to_owned())),
         ];
         for request in requests {
             let bytes = request.encode(&ENVELOPE);

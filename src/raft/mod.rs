@@ -9,6 +9,7 @@ pub mod log;
 pub mod message;
 mod network;
 mod node;
+pub mod peers;
 mod proposals;
 mod reads;
 mod room;

@@ -209,7 +209,7 @@ impl Node {
                     continue;
                 }
                 since.insert(*id, now);
-                if let Err(error) = group.move_leader(preferred).await {
+                if let Err(error) = group.hand_over_to(preferred).await {
                     tracing::debug!(group = %id, %error, "leadership stays here for now");
                 }
             }

@@ -32,16 +32,8 @@ impl fmt::Display for GroupId {
 /// A replica's number in its group: openraft's node id. Never used twice in a group, not even after the replica is gone.
 pub type ReplicaId = u64;
 
-/// The name of the node that a replica is on (`kvstore.node.id`). Where it is reached is known elsewhere: an address in the log could not
-/// be corrected.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeName(pub String);
-
-impl fmt::Display for NodeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+/// The node that a replica is on. Where it is reached is known elsewhere: an address in the log could not be corrected.
+pub use crate::cluster::NodeName;
 
 /// What came of the commands of a proposal, in their order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -41,7 +41,7 @@ pub(super) fn page(shards: &[Shard], query: &Query, limits: PageLimits) -> Resul
     if query.range().is_empty() {
         return Ok(page);
     }
-    let readers: Vec<_> = shards.iter().map(Shard::reader).collect();
+    let readers = shards.iter().map(Shard::reader).collect::<Result<Vec<_>>>()?;
     let mut sources = BinaryHeap::with_capacity(shards.len());
     for reader in &readers {
         let scan = reader.scan(query.range(), query.direction())?;

@@ -1,41 +1,157 @@
 //! Whose data directory it is: written when the directory is first used, checked at every start.
 //!
-//! What was decided when the data was written cannot be changed by configuration: the engine that can read it and the number of
-//! shards that its keys were spread over. A start that asks for something else is refused and changes nothing.
+//! What was decided when the data was written cannot be changed by configuration: the engine that can read it, the number of shards that its keys
+//! were spread over, and whose it is: that of a node by itself, or of a member of one cluster. A start that asks for something else is refused and changes
+//! nothing. Addresses are no part of it: they may change with every start.
+//!
+//! A member's directory is *forming* from its first use until its cluster is formed (`raft/peers/form`), and *formed* for good from then on. A directory that was wiped
+//! and filled again has another incarnation, by which its cluster knows it.
+//!
+//! While a node runs it holds the directory's lock, from before anything is written: a second process on it is refused.
 //!
 //! # On disk
 //!
-//! `identity.json` in the data directory, one JSON object (`magic`, `version`, `cluster`, `incarnation`, `node`, `engine`, `shards`), a
-//! line feed, the CRC-32C of the object's bytes in eight hexadecimal digits, a line feed.
+//! `identity.json` in the data directory, one JSON object, a line feed, the CRC-32C of the object's bytes in eight hexadecimal digits, a line feed. The object:
+//!
+//! | key | what |
+//! |---|---|
+//! | `magic`, `version` | `kvstore-data`, 2; version 1, which knows only nodes by themselves, is read as well |
+//! | `incarnation`, `node`, `engine`, `shards` | of the directory, as when it was made |
+//! | `cluster` | of a node by itself: its own; of a formed member: the cluster's; absent while it is forming |
+//! | `forming` | names of the members that are to form the cluster; only while it is forming |
+//! | `members` | the cluster's members, name to incarnation; only when it is formed |
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Error;
+use crate::cluster::{Formed, Incarnation, NodeName, Standing, list};
 use crate::config::Config;
-use crate::util::fs::{FileSystem, read_file, replace_file};
+use crate::util::fs::{DirLock, FileSystem, LOCK_FILE, read_file, replace_file};
 
 const FILE: &str = "identity.json";
-const FILE_BYTES_MAX: u64 = 64 << 10;
+const FILE_BYTES_MAX: u64 = 256 << 10;
 const MAGIC: &str = "kvstore-data";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Oldest version that is read.
+const VERSION_MIN: u32 = 1;
 
 /// What a data directory says about itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
-    magic: String,
-    version: u32,
-    /// The cluster that the data belongs to.
-    pub(super) cluster: Uuid,
     /// Random; a directory that was wiped and filled again has another.
-    pub(super) incarnation: Uuid,
+    pub(super) incarnation: Incarnation,
     /// The node that wrote it first.
     pub(super) node: String,
     pub(super) engine: String,
     pub(super) shards: u32,
+    pub(super) place: Place,
+}
+
+/// Where its node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// By itself: the only node of this cluster.
+    Alone(Uuid),
+    /// A member, or about to become one.
+    Member(Standing),
+}
+
+/// [`Identity`] on disk.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    magic: String,
+    version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<Uuid>,
+    incarnation: Incarnation,
+    node: String,
+    engine: String,
+    shards: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forming: Option<BTreeSet<NodeName>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    members: Option<BTreeMap<NodeName, Incarnation>>,
+}
+
+impl Record {
+    /// `None` when the parts do not fit together.
+    fn into_identity(self) -> Option<Identity> {
+        let place = match (self.cluster, self.forming, self.members) {
+            (Some(cluster), None, None) => Place::Alone(cluster),
+            (None, Some(names), None) => Place::Member(Standing::Forming(names)),
+            (Some(cluster), None, Some(members)) => {
+                Place::Member(Standing::Formed(Formed { cluster, members }))
+            }
+            _ => return None,
+        };
+        let Self { incarnation, node, engine, shards, .. } = self;
+        Some(Identity { incarnation, node, engine, shards, place })
+    }
+
+    fn of(identity: &Identity) -> Self {
+        let (cluster, forming, members) = match identity.place.clone() {
+            Place::Alone(cluster) => (Some(cluster), None, None),
+            Place::Member(Standing::Forming(names)) => (None, Some(names), None),
+            Place::Member(Standing::Formed(Formed { cluster, members })) => {
+                (Some(cluster), None, Some(members))
+            }
+        };
+        let Identity { incarnation, node, engine, shards, .. } = identity.clone();
+        let (magic, version) = (MAGIC.to_owned(), VERSION);
+        Self { magic, version, cluster, incarnation, node, engine, shards, forming, members }
+    }
+}
+
+/// A data directory that this process holds.
+pub(super) struct DataDirectory {
+    pub(super) identity: Identity,
+    path: PathBuf,
+    _lock: DirLock,
+}
+
+impl DataDirectory {
+    /// Opens the data directory of `config`, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Foreign`], with what to do, when it belongs to something else than `config` says, or another process has it.
+    pub(super) fn open(fs: &dyn FileSystem, config: &Config) -> Result<Self, Error> {
+        let path = &config.storage.data_dir;
+        fs.create_dir_all(path).map_err(|source| Error::file("create", path, source))?;
+        // Before the lock: somebody else's directory stays as it is.
+        if Identity::read(fs, path)?.is_none() {
+            check_empty(fs, path)?;
+        }
+        let lock = fs.lock(path).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => Error::Foreign(format!(
+                "{} is in use by another process; stop that one, or set another kvstore.storage.data-dir",
+                path.display()
+            )),
+            _ => Error::file("lock", path, source),
+        })?;
+        let identity = match Identity::read(fs, path)? {
+            Some(found) => {
+                found.check(path, config)?;
+                found
+            }
+            None => Identity::create(fs, path, config)?,
+        };
+        Ok(Self { identity, path: path.clone(), _lock: lock })
+    }
+
+    /// Makes durable that the cluster is formed: from here on the directory belongs to it.
+    pub(super) fn set_formed(&mut self, fs: &dyn FileSystem, formed: Formed) -> Result<(), Error> {
+        let place = Place::Member(Standing::Formed(formed));
+        let identity = Identity { place, ..self.identity.clone() };
+        identity.write(fs, &self.path)?;
+        self.identity = identity;
+        Ok(())
+    }
 }
 
 impl Identity {
@@ -45,51 +161,68 @@ impl Identity {
         directory: &Path,
         config: &Config,
     ) -> Result<Self, Error> {
+        let names = member_names(config);
         let identity = Self {
-            magic: MAGIC.to_owned(),
-            version: VERSION,
-            cluster: Uuid::new_v4(),
-            incarnation: Uuid::new_v4(),
+            incarnation: Incarnation(Uuid::new_v4()),
             node: config.node.id.clone(),
             engine: config.storage.engine.as_str().to_owned(),
             shards: config.hash_ring.shards,
+            place: if names.is_empty() {
+                Place::Alone(Uuid::new_v4())
+            } else {
+                Place::Member(Standing::Forming(names))
+            },
         };
         identity.write(fs, directory)?;
         Ok(identity)
     }
 
-    /// The identity of `directory`: read and checked, or given now when it has none.
-    pub(super) fn establish(
-        fs: &dyn FileSystem,
-        directory: &Path,
-        config: &Config,
-    ) -> Result<Self, Error> {
-        let (node, engine) = (config.node.id.as_str(), config.storage.engine.as_str());
-        let shards = config.hash_ring.shards;
-        let Some(found) = Self::read(fs, directory)? else {
-            check_empty(fs, directory)?;
-            return Self::create(fs, directory, config);
-        };
-        let refuse = |key: &str, found: &str, asked: &str| {
-            let directory = directory.display();
-            Err(Error::Foreign(format!(
-                "{directory} was written with {key}: {found}, the configuration says {asked}; set {key}: {found} or another kvstore.storage.data-dir"
-            )))
-        };
-        if found.node != node {
-            return refuse("kvstore.node.id", &found.node, node);
-        }
-        if found.engine != engine {
-            return refuse("kvstore.storage.engine", &found.engine, engine);
-        }
-        if found.shards != shards {
-            return refuse(
+    /// Refuses a configuration that asks for something else than what is in `directory`.
+    fn check(&self, directory: &Path, config: &Config) -> Result<(), Error> {
+        let directory = directory.display();
+        for (key, found, asked) in [
+            ("kvstore.node.id", &self.node, &config.node.id),
+            ("kvstore.storage.engine", &self.engine, &config.storage.engine.as_str().to_owned()),
+            (
                 "kvstore.hash-ring.shards",
-                &found.shards.to_string(),
-                &shards.to_string(),
-            );
+                &self.shards.to_string(),
+                &config.hash_ring.shards.to_string(),
+            ),
+        ] {
+            if found != asked {
+                return Err(Error::Foreign(format!(
+                    "{directory} was written with {key}: {found}, the configuration says {asked}; set {key}: {found} or another kvstore.storage.data-dir"
+                )));
+            }
         }
-        Ok(found)
+        let asked = member_names(config);
+        let refuse =
+            |is: String, todo: &str| Err(Error::Foreign(format!("{directory} {is}; {todo}")));
+        match &self.place {
+            Place::Alone(_) if asked.is_empty() => Ok(()),
+            Place::Alone(_) => refuse(
+                "holds the data of a node by itself, which kvstore.cluster.members cannot make part of a cluster".to_owned(),
+                "unset kvstore.cluster.members, or set another kvstore.storage.data-dir",
+            ),
+            Place::Member(Standing::Forming(names)) if *names == asked => Ok(()),
+            Place::Member(Standing::Forming(names)) => refuse(
+                format!(
+                    "began to form a cluster of {}, kvstore.cluster.members says {}",
+                    list(names),
+                    said(&asked)
+                ),
+                "name the former again, or empty the directory: nothing is stored in it yet",
+            ),
+            Place::Member(Standing::Formed(formed)) if formed.members.keys().eq(&asked) => Ok(()),
+            Place::Member(Standing::Formed(formed)) => refuse(
+                format!(
+                    "belongs to a cluster of {}, kvstore.cluster.members says {}",
+                    list(formed.members.keys()),
+                    said(&asked)
+                ),
+                "name the same nodes (their addresses may change), or set another kvstore.storage.data-dir",
+            ),
+        }
     }
 
     fn read(fs: &dyn FileSystem, directory: &Path) -> Result<Option<Self>, Error> {
@@ -110,31 +243,43 @@ impl Identity {
         if checksum[..] != *format!("\n{:08x}", crc32c::crc32c(json)).as_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        let identity: Self =
+        let record: Record =
             serde_json::from_slice(json).map_err(|error| damaged(&error.to_string()))?;
-        if identity.magic != MAGIC || identity.version != VERSION {
-            let (path, version) = (path.display(), identity.version);
+        if record.magic != MAGIC || !(VERSION_MIN..=VERSION).contains(&record.version) {
+            let (path, version) = (path.display(), record.version);
             return Err(Error::Foreign(format!(
-                "{path} has version {version}; this program reads version {VERSION}"
+                "{path} has version {version}; this program reads versions {VERSION_MIN} to {VERSION}"
             )));
         }
-        Ok(Some(identity))
+        let identity = record.into_identity();
+        identity.map(Some).ok_or_else(|| damaged("its parts do not fit together"))
     }
 
     fn write(&self, fs: &dyn FileSystem, directory: &Path) -> Result<(), Error> {
         let failed = |source| Error::file("write", &directory.join(FILE), source);
-        let mut text = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
+        let mut text =
+            serde_json::to_vec(&Record::of(self)).map_err(|error| failed(error.into()))?;
         let checksum = crc32c::crc32c(&text);
         text.extend_from_slice(format!("\n{checksum:08x}\n").as_bytes());
         replace_file(fs, directory, FILE, &text).map_err(failed)
     }
 }
 
+/// The names in `kvstore.cluster.members`; none for a node by itself.
+fn member_names(config: &Config) -> BTreeSet<NodeName> {
+    config.cluster.members.iter().map(|member| NodeName(member.node.clone())).collect()
+}
+
+fn said(names: &BTreeSet<NodeName>) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { list(names) }
+}
+
 /// Refuses a directory that holds something but no identity: another program's files, or a restore that was cut off.
 fn check_empty(fs: &dyn FileSystem, directory: &Path) -> Result<(), Error> {
     let names = fs.list(directory).map_err(|source| Error::file("list", directory, source))?;
     let temporary = format!("{FILE}.tmp");
-    match names.iter().find(|name| **name != temporary && *name != "lost+found") {
+    let expected = [temporary.as_str(), LOCK_FILE, "lost+found"];
+    match names.iter().find(|name| !expected.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => Err(Error::Foreign(format!(
             "{} holds {name:?} but no {FILE}: it is not a data directory, or a restore into it was cut off; empty it or set another kvstore.storage.data-dir",
@@ -146,41 +291,198 @@ fn check_empty(fs: &dyn FileSystem, directory: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Engine;
+    use crate::config::{Engine, Member};
     use crate::util::fs::RealFileSystem;
 
-    fn establish(directory: &Path, engine: &str, shards: u32) -> Result<Identity, Error> {
-        let mut config = Config::default();
-        config.storage.engine = Engine::from_word(engine).expect("an engine");
-        config.hash_ring.shards = shards;
-        Identity::establish(&RealFileSystem, directory, &config)
+    /// A configuration of node n1 in a directory that goes with the test.
+    struct World {
+        directory: tempfile::TempDir,
+        config: Config,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let mut config = Config::default();
+            config.node.id = "n1".to_owned();
+            config.storage.engine = Engine::Sled;
+            config.storage.data_dir = directory.path().to_owned();
+            Self { directory, config }
+        }
+
+        fn members(mut self, names: &[&str]) -> Self {
+            self.config.cluster.members = names
+                .iter()
+                .map(|name| Member { node: (*name).to_owned(), address: format!("{name}:9090") })
+                .collect();
+            self
+        }
+
+        /// The same directory under another configuration.
+        fn but(&self, change: impl FnOnce(&mut Config)) -> Result<Identity, String> {
+            let mut config = self.config.clone();
+            change(&mut config);
+            let opened = DataDirectory::open(&RealFileSystem, &config);
+            opened.map(|data| data.identity).map_err(|error| error.to_string())
+        }
+
+        fn open(&self) -> Result<Identity, String> {
+            self.but(|_| {})
+        }
+
+        /// What is said when it is refused, without the directory's name.
+        fn refusal(&self, change: impl FnOnce(&mut Config)) -> String {
+            let refusal = self.but(change).expect_err("it asks for something else");
+            let directory = self.directory.path().display().to_string();
+            refusal.strip_prefix(&directory).expect("it names the directory").to_owned()
+        }
+    }
+
+    fn formed(names: &[&str]) -> Formed {
+        let members =
+            names.iter().map(|name| (NodeName::from(*name), Incarnation(Uuid::new_v4()))).collect();
+        Formed::new(members, 16)
     }
 
     #[test]
     fn a_directory_keeps_its_identity_and_refuses_another_configuration() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let first = establish(directory.path(), "sled", 16).expect("a fresh directory");
-        assert_eq!(establish(directory.path(), "sled", 16).expect("the same again"), first);
-        let error = establish(directory.path(), "sled", 8).expect_err("other shards").to_string();
-        assert!(error.contains("kvstore.hash-ring.shards: 16"), "{error}");
-        let error = establish(directory.path(), "lsm", 16).expect_err("another engine").to_string();
-        assert!(error.contains("kvstore.storage.engine: sled"), "{error}");
+        let world = World::new();
+        let first = world.open().expect("a fresh directory");
+        assert!(matches!(first.place, Place::Alone(_)));
+        assert_eq!(world.open().expect("the same again"), first);
+        let end = "or another kvstore.storage.data-dir";
+        assert_eq!(
+            world.refusal(|config| config.node.id = "n2".to_owned()),
+            format!(
+                " was written with kvstore.node.id: n1, the configuration says n2; set kvstore.node.id: n1 {end}"
+            )
+        );
+        assert_eq!(
+            world.refusal(|config| config.hash_ring.shards = 8),
+            format!(
+                " was written with kvstore.hash-ring.shards: 16, the configuration says 8; set kvstore.hash-ring.shards: 16 {end}"
+            )
+        );
+        assert_eq!(
+            world.refusal(|config| config.storage.engine = Engine::Lsm),
+            format!(
+                " was written with kvstore.storage.engine: sled, the configuration says lsm; set kvstore.storage.engine: sled {end}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_node_by_itself_does_not_become_a_member_nor_the_other_way_round() {
+        let alone = World::new();
+        alone.open().expect("a fresh directory");
+        let alone = alone.members(&["n1", "n2", "n3"]);
+        assert_eq!(
+            alone.refusal(|_| {}),
+            " holds the data of a node by itself, which kvstore.cluster.members cannot make part of a cluster; unset kvstore.cluster.members, or set another kvstore.storage.data-dir"
+        );
+
+        let member = World::new().members(&["n1", "n2", "n3"]);
+        member.open().expect("a fresh directory");
+        assert_eq!(
+            member.refusal(|config| config.cluster.members.clear()),
+            " began to form a cluster of n1, n2 and n3, kvstore.cluster.members says nothing; name the former again, or empty the directory: nothing is stored in it yet"
+        );
+        let mut data = DataDirectory::open(&RealFileSystem, &member.config).expect("the same");
+        let cluster = formed(&["n1", "n2", "n3"]);
+        data.set_formed(&RealFileSystem, cluster).expect("a writable directory");
+        drop(data);
+        assert_eq!(
+            member.refusal(|config| config.cluster.members.clear()),
+            " belongs to a cluster of n1, n2 and n3, kvstore.cluster.members says nothing; name the same nodes (their addresses may change), or set another kvstore.storage.data-dir"
+        );
+    }
+
+    #[test]
+    fn a_member_keeps_its_incarnation_and_its_cluster_and_may_move() {
+        let world = World::new().members(&["n3", "n1", "n2"]);
+        let fresh = world.open().expect("a fresh directory");
+        let names = ["n1", "n2", "n3"].into_iter().map(NodeName::from).collect();
+        assert_eq!(fresh.place, Place::Member(Standing::Forming(names)));
+        assert_eq!(world.open().expect("the same again"), fresh);
+        assert_eq!(
+            world.refusal(|config| config.cluster.members.truncate(2)),
+            " began to form a cluster of n1, n2 and n3, kvstore.cluster.members says n1 and n3; name the former again, or empty the directory: nothing is stored in it yet"
+        );
+
+        let mut data = DataDirectory::open(&RealFileSystem, &world.config).expect("the same");
+        let cluster = formed(&["n1", "n2", "n3"]);
+        data.set_formed(&RealFileSystem, cluster.clone()).expect("a writable directory");
+        let expected = Identity { place: Place::Member(Standing::Formed(cluster)), ..fresh };
+        assert_eq!(data.identity, expected);
+        drop(data);
+        assert_eq!(world.open().expect("the same again"), expected);
+        let moved =
+            world.but(|config| config.cluster.members[0].address = "elsewhere:1".to_owned());
+        assert_eq!(moved.expect("addresses may change"), expected);
+        assert_eq!(
+            world.refusal(|config| config.cluster.members[0].node = "n4".to_owned()),
+            " belongs to a cluster of n1, n2 and n3, kvstore.cluster.members says n1, n2 and n4; name the same nodes (their addresses may change), or set another kvstore.storage.data-dir"
+        );
+    }
+
+    #[test]
+    fn a_second_process_on_a_directory_is_refused_and_leaves_it_as_it_is() {
+        let world = World::new();
+        let first = DataDirectory::open(&RealFileSystem, &world.config).expect("a fresh directory");
+        assert_eq!(
+            world.refusal(|_| {}),
+            " is in use by another process; stop that one, or set another kvstore.storage.data-dir"
+        );
+        let identity = first.identity.clone();
+        drop(first);
+        assert_eq!(world.open().expect("it is free"), identity);
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_refused_and_stays_as_it_is() {
+        let world = World::new();
+        let directory = world.directory.path();
+        std::fs::write(directory.join("thesis.tex"), "x").expect("a writable directory");
+        let refusal = world.refusal(|_| {});
+        assert!(refusal.starts_with(" holds \"thesis.tex\" but no identity.json: "), "{refusal}");
+        assert_eq!(RealFileSystem.list(directory).expect("it is there"), ["thesis.tex"]);
+    }
+
+    #[test]
+    fn a_directory_of_version_1_is_taken_as_it_is() {
+        let world = World::new();
+        let cluster = "6fa3bc4e-4a3f-4a6e-9b57-0f1d2c3b4a59";
+        let json = format!(
+            r#"{{"magic":"kvstore-data","version":1,"cluster":"{cluster}","incarnation":"0a1b2c3d-0000-4000-8000-000000000001","node":"n1","engine":"sled","shards":16}}"#
+        );
+        let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
+        std::fs::write(world.directory.path().join(FILE), text).expect("a writable directory");
+        let found = world.open().expect("it is read");
+        assert_eq!(found.place, Place::Alone(cluster.parse().expect("an id")));
+        assert_eq!(found.incarnation.to_string(), "0a1b2c3d-0000-4000-8000-000000000001");
+
+        let later = json.replace("\"version\":1", "\"version\":3");
+        let text = format!("{later}\n{:08x}\n", crc32c::crc32c(later.as_bytes()));
+        std::fs::write(world.directory.path().join(FILE), text).expect("a writable directory");
+        let refusal = world.refusal(|_| {});
+        let expected = "/identity.json has version 3; this program reads versions 1 to 2";
+        assert_eq!(refusal, expected);
     }
 
     #[test]
     fn a_damaged_identity_is_refused_wherever_it_is_damaged() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        establish(directory.path(), "sled", 16).expect("a fresh directory");
-        let path = directory.path().join(FILE);
+        let world = World::new().members(&["n1", "n2"]);
+        world.open().expect("a fresh directory");
+        let path = world.directory.path().join(FILE);
         let whole = std::fs::read(&path).expect("it was written");
         // Cut to nothing it is still there, so that the directory does not pass for a fresh one.
         for position in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[position] ^= 1;
             std::fs::write(&path, &damaged).expect("a writable file");
-            assert!(establish(directory.path(), "sled", 16).is_err(), "byte {position}");
+            assert!(world.open().is_err(), "byte {position}");
             std::fs::write(&path, &whole[..position]).expect("a writable file");
-            assert!(establish(directory.path(), "sled", 16).is_err(), "cut at {position}");
+            assert!(world.open().is_err(), "cut at {position}");
         }
     }
 }

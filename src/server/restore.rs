@@ -19,6 +19,10 @@ use crate::util::fs::{FileSystem as _, RealFileSystem};
 pub fn restore(path: &Path, config: &Config) -> Result<Manifest, Error> {
     let manifest = backup::verify(path).map_err(|error| Error::Foreign(error.to_string()))?;
     let directory = &config.storage.data_dir;
+    if config.cluster.is_set() {
+        let message = "a backup is restored into a node by itself; unset kvstore.cluster.members";
+        return Err(Error::Unsupported(message.to_owned()));
+    }
     if Engine::from_word(&manifest.engine) != Some(config.storage.engine) {
         return Err(Error::Foreign(format!(
             "the backup was made by the engine {}; set kvstore.storage.engine: {}",

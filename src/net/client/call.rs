@@ -3,15 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::transport::{self, Channel};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use tower::service_fn;
 
 use super::{Client, Failure};
-use crate::net::{Endpoint, connect};
+use crate::net::{Endpoint, KeepAlive, open};
 
 /// Most tries after the first one.
 const RETRIES_MAX: u32 = 10;
@@ -25,8 +23,12 @@ const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Wait for a connection, so that an endpoint that swallows packets leaves time for the next one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Silence on a connection after which it is probed.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// When a connection is probed. One that is idle costs a node nothing.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(20),
+    timeout: Duration::from_secs(20),
+    while_idle: false,
+};
 
 /// How a call is made.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +130,7 @@ impl Peer {
         if let Some(channel) = &*channel {
             return Ok(channel.clone());
         }
-        let opened = timeout(CONNECT_TIMEOUT, self.open())
+        let opened = timeout(CONNECT_TIMEOUT, open(&self.endpoint, KEEP_ALIVE))
             .await
             .map_err(|_| format!("not within {CONNECT_TIMEOUT:?}"))
             .flatten()
@@ -136,27 +138,9 @@ impl Peer {
         Ok(channel.insert(opened).clone())
     }
 
-    async fn open(&self) -> Result<Channel, String> {
-        let address = transport::Endpoint::from_shared(self.endpoint.url())
-            .map_err(|error| root(&error))?
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
-        let endpoint = self.endpoint.clone();
-        let connector = service_fn(move |_| {
-            let endpoint = endpoint.clone();
-            async move { connect(&endpoint).await.map(TokioIo::new) }
-        });
-        address.connect_with_connector(connector).await.map_err(|error| root(&error))
-    }
-
     async fn forget(&self) {
         self.channel.lock().await.take();
     }
-}
-
-/// The deepest cause: what the operating system said.
-fn root(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), root)
 }
 
 impl Client {

@@ -167,7 +167,7 @@ impl Model {
             }
         }
         let mut found = Vec::new();
-        let reader = shard.reader();
+        let reader = shard.reader().expect("is open");
         let mut scan = reader.scan(KeyRange::ALL, Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             let text = String::from_utf8(document.value().bytes().to_vec()).expect("text");
@@ -175,8 +175,8 @@ impl Model {
             found.push((document.key.to_vec(), text, document.version(), expires));
         }
         assert_eq!(found, wanted);
-        assert_eq!(shard.status().last_version, Version(self.last));
-        assert_eq!(shard.status().engine.keys, wanted.len() as u64);
+        assert_eq!(shard.status().expect("is open").last_version, Version(self.last));
+        assert_eq!(shard.status().expect("is open").engine.keys, wanted.len() as u64);
     }
 }
 

@@ -85,7 +85,7 @@ fn lsm(
     fs: &SimFileSystem,
     node: u64,
     seed: u64,
-) -> Result<Arc<dyn Environment>, crate::storage::Error> {
+) -> Result<Arc<LsmEnvironment>, crate::storage::Error> {
     let options = LsmOptions { log: false, threads: 0, ..LsmOptions::tiny(seed) };
     let directory = format!("/node-{node}");
     Ok(Arc::new(LsmEnvironment::open(Arc::new(fs.clone()), directory, options)?))
@@ -111,6 +111,8 @@ impl LogStub {
         let directory = PathBuf::from(directory);
         fs.create_dir_all(&directory)?;
         fs.sync_dir(directory.parent().expect("it has one"))?;
+        // What a killed process has left counts from here on.
+        fs.sync_dir(&directory)?;
         let generation = match read_file(fs, &directory.join("generation"), 8) {
             Ok(bytes) => u64::from_le_bytes(bytes.try_into().expect("8 bytes")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,

@@ -1,0 +1,51 @@
+//! The nodes of a cluster over gRPC: who may speak to whom, and how messages and files travel. The other side of `raft/transport.rs`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `handshake` | what both sides prove, and what they make of it: pure |
+//! | `refusal` | why a node does not speak to another |
+//! | `local` | this node: who it is, its cluster, where the others are |
+//! | `dial`, `link`, `transport` | the side that sends: [`GrpcTransport`] |
+//! | `sessions`, `exchange`, `service` | the side that is called: [`PeerService`] |
+//! | `form` | how the members of a cluster that is to be meet: [`form`] |
+//! | `batch` | frames that travel together |
+//!
+//! # A stream, step by step
+//!
+//! A connection for each node and lane; a handshake over it, which ends with a token; a stream with the token in its metadata. On the stream both sides know
+//! who the other is, so messages need no proof. They are opaque here (`raft/message.rs`) and checked once more by the receiver: each names cluster, group,
+//! sender and receiver.
+//!
+//! # Wiring
+//!
+//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then [`form`], if the cluster
+//! is not formed yet, and its result on disk; then [`Local::set_formed`], the groups with a [`GrpcTransport`], and [`PeerService::receive_with`].
+
+mod batch;
+mod dial;
+mod exchange;
+mod form;
+mod handshake;
+mod link;
+mod local;
+mod refusal;
+mod service;
+mod sessions;
+mod transport;
+
+pub use self::form::form;
+pub use self::handshake::{Secret, Who};
+pub use self::local::{Addresses, Local};
+pub use self::refusal::{Reason, Refusal};
+pub use self::service::PeerService;
+pub use self::transport::GrpcTransport;
+use super::transport::IN_FLIGHT_BYTES_MAX;
+
+/// Largest message on the wire: the largest one that may be in flight, and what is around it.
+const MESSAGE_BYTES_MAX: usize = IN_FLIGHT_BYTES_MAX + (1 << 20);
+
+/// Where a stream carries its token.
+const TOKEN_HEADER: &str = "kvstore-peer-token-bin";
+
+#[cfg(test)]
+mod tests;

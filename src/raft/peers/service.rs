@@ -1,0 +1,251 @@
+//! The service for peers: handshakes, and the streams that they allow.
+//!
+//! It is on the gRPC port beside the public API, and served from the moment the port is open: nodes have to meet before their cluster is formed. Streams
+//! are refused until [`PeerService::receive_with`]. Admission of public calls does not count these: members are few, and what they may have in flight is
+//! bounded here.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{Stream, StreamExt as _, stream};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::exchange::Exchange;
+use super::handshake::Called;
+use super::local::Local;
+use super::refusal::{Reason, Refusal};
+use super::sessions::{Session, Sessions};
+use super::{MESSAGE_BYTES_MAX, TOKEN_HEADER};
+use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
+use crate::proto::raft::{
+    ExchangeRequest, HandshakeRequest, HandshakeResponse, Proof, SendFilesRequest,
+    SendFilesResponse, handshake_request, handshake_response,
+};
+use crate::raft::transport::Receiver;
+
+/// Most handshakes at a time.
+const HANDSHAKES_MAX: usize = 64;
+
+/// Time that a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the same refusal is not logged again.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Most refusals that are remembered for that.
+const REFUSALS_MAX: usize = 64;
+
+/// Serves peers. Clones are the same service.
+#[derive(Clone)]
+pub struct PeerService(Arc<Inner>);
+
+struct Inner {
+    local: Arc<Local>,
+    receiver: OnceLock<Arc<dyn Receiver>>,
+    sessions: Sessions,
+    handshakes: Arc<Semaphore>,
+    /// How long callers shall keep a stream.
+    stream_age: Option<Duration>,
+    stopping: CancellationToken,
+    /// Refusals that were logged lately.
+    logged: Mutex<HashMap<String, Instant>>,
+}
+
+type Steps<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl PeerService {
+    /// Serves the peers of `local` until `stopping`. `connection_age` is the age at which the port closes connections: streams are made anew
+    /// well before, so that nothing is lost by it.
+    pub fn new(
+        local: Arc<Local>,
+        connection_age: Option<Duration>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            local,
+            receiver: OnceLock::new(),
+            sessions: Sessions::default(),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            stream_age: connection_age.map(|age| age / 2),
+            stopping,
+            logged: Mutex::default(),
+        }))
+    }
+
+    /// From here on messages are taken, and go to `receiver`. Once.
+    pub fn receive_with(&self, receiver: Arc<dyn Receiver>) {
+        let first = self.0.receiver.set(receiver).is_ok();
+        assert!(first, "a node has one receiver");
+    }
+
+    /// As tonic serves it.
+    pub fn into_server(self) -> RaftServiceServer<Self> {
+        RaftServiceServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Who sends on a stream, and who takes what comes, if the stream is allowed.
+    fn enter(&self, metadata: &MetadataMap) -> Result<(Session, Arc<dyn Receiver>), Refusal> {
+        let token = metadata.get_bin(TOKEN_HEADER).and_then(|token| token.to_bytes().ok());
+        let session = self.0.sessions.open(&token.unwrap_or_default())?;
+        let Some(receiver) = self.0.receiver.get() else {
+            let message = format!("node {} is starting", self.0.local.who.node);
+            return Err(Refusal::new(Reason::NotReady, message));
+        };
+        session.check(&self.0.local.standing())?;
+        Ok((session, Arc::clone(receiver)))
+    }
+}
+
+impl Inner {
+    /// Ends when `session` is to be served no longer.
+    fn over(self: &Arc<Self>, session: Session) -> BoxFuture<'static, Refusal> {
+        let this = Arc::clone(self);
+        Box::pin(async move {
+            let mut standing = this.local.watch_standing();
+            tokio::select! {
+                () = this.stopping.cancelled() => this.stops(),
+                Ok(now) = standing.wait_for(|now| session.check(now).is_err()) => {
+                    session.check(&now).expect_err("that was waited for")
+                }
+            }
+        })
+    }
+
+    fn stops(&self) -> Refusal {
+        Refusal::new(Reason::NotReady, format!("node {} is stopping", self.local.who.node))
+    }
+
+    /// Logs a refusal, unless that was done lately: who is refused comes again.
+    fn log(&self, refusal: &Refusal) {
+        if matches!(refusal.reason, Reason::NotReady | Reason::Busy) {
+            tracing::debug!("refused a node: {refusal}");
+            return;
+        }
+        let now = Instant::now();
+        let mut logged = self.logged.lock();
+        logged.retain(|_, at| now - *at < REFUSAL_LOG_INTERVAL);
+        if logged.len() < REFUSALS_MAX && logged.insert(refusal.message.clone(), now).is_none() {
+            tracing::warn!("refused a node: {refusal}");
+        }
+    }
+}
+
+/// One handshake, between its steps.
+struct Handshake {
+    service: Arc<Inner>,
+    steps: Streaming<HandshakeRequest>,
+    called: Option<Called>,
+    deadline: Instant,
+    over: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Handshake {
+    /// The answer to the caller's next step.
+    async fn step(&mut self) -> Result<handshake_response::Step, Refusal> {
+        let late =
+            |_| Refusal::new(Reason::Busy, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"));
+        let step = timeout_at(self.deadline, self.steps.message()).await.map_err(late)?;
+        let step = step.ok().flatten().and_then(|request| request.step);
+        match (step, self.called.take()) {
+            (Some(handshake_request::Step::Hello(hello)), None) => {
+                let called = Called::new(hello)?;
+                let challenge = called.challenge();
+                self.called = Some(called);
+                Ok(handshake_response::Step::Challenge(challenge))
+            }
+            (Some(handshake_request::Step::Proof(proof)), Some(called)) => {
+                self.over = true;
+                self.welcome(&called, &proof)
+            }
+            _ => Err(Refusal::malformed("the handshake")),
+        }
+    }
+
+    fn welcome(&self, called: &Called, proof: &Proof) -> Result<handshake_response::Step, Refusal> {
+        let service = &self.service;
+        let (local, standing) = (&service.local, service.local.standing());
+        called.check(&local.secret, &local.who, &standing, proof)?;
+        let token = if called.is_formed() {
+            let (node, incarnation) = (called.node.clone(), called.incarnation);
+            service.sessions.begin(Session { node, incarnation })
+        } else {
+            Bytes::new()
+        };
+        let age = service.stream_age;
+        let welcome = called.welcome(&local.secret, &local.who, &standing, token, age);
+        Ok(handshake_response::Step::Welcome(welcome))
+    }
+}
+
+#[tonic::async_trait]
+impl RaftService for PeerService {
+    type HandshakeStream = Steps<HandshakeResponse>;
+
+    async fn handshake(
+        &self,
+        request: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        let Ok(permit) = Arc::clone(&self.0.handshakes).try_acquire_owned() else {
+            let message = format!("{HANDSHAKES_MAX} handshakes are going on");
+            return Err(Refusal::new(Reason::Busy, message).into());
+        };
+        if self.0.stopping.is_cancelled() {
+            return Err(self.0.stops().into());
+        }
+        let handshake = Handshake {
+            service: Arc::clone(&self.0),
+            steps: request.into_inner(),
+            called: None,
+            deadline: Instant::now() + HANDSHAKE_TIMEOUT,
+            over: false,
+            _permit: permit,
+        };
+        let steps = stream::try_unfold(handshake, |mut handshake| async move {
+            if handshake.over {
+                return Ok(None);
+            }
+            match handshake.step().await {
+                Ok(step) => Ok(Some((HandshakeResponse { step: Some(step) }, handshake))),
+                Err(refusal) => {
+                    handshake.service.log(&refusal);
+                    Err(Status::from(refusal))
+                }
+            }
+        });
+        Ok(Response::new(steps.boxed()))
+    }
+
+    type ExchangeStream = Exchange;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<ExchangeRequest>>,
+    ) -> Result<Response<Exchange>, Status> {
+        let (session, receiver) = self.enter(request.metadata())?;
+        let node = session.node.clone();
+        let over = self.0.over(session);
+        Ok(Response::new(Exchange::new(node, receiver, request.into_inner(), over)))
+    }
+
+    type SendFilesStream = Steps<SendFilesResponse>;
+
+    async fn send_files(
+        &self,
+        request: Request<Streaming<SendFilesRequest>>,
+    ) -> Result<Response<Self::SendFilesStream>, Status> {
+        self.enter(request.metadata())?;
+        Err(Status::unimplemented("files are not taken yet"))
+    }
+}

@@ -1,0 +1,254 @@
+//! A node's part in a cluster: meets the other members, then runs its replica of every shard.
+//!
+//! The ports are open before the cluster is formed, because members meet on the gRPC port and orchestrators ask the HTTP port whether the process lives. Until then every
+//! operation answers NOT_SERVING and the node is not ready.
+//!
+//! Stop: leadership is handed over while the node still serves; then connections drain, groups stop, engines are flushed, and the log is closed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::forming::form;
+use super::identity::DataDirectory;
+use crate::api::ClusterView;
+use crate::cluster::{NodeName, first_replicas};
+use crate::config::{Config, SyncMode};
+use crate::raft::log::{LogOptions, LogStore};
+use crate::raft::peers::{GrpcTransport, Local, PeerService};
+use crate::raft::{Budget, Inbound, LogLimits, Node, Room, Settings};
+use crate::shard::{self, Shard};
+use crate::storage::Environment;
+use crate::telemetry::{ComponentHealth, Status};
+use crate::types::ShardId;
+use crate::util::fs::{FileSystem as _, RealFileSystem};
+use crate::util::time::{Clock, SystemClock};
+
+/// Most bytes of commands that are on their way, in all groups of the node.
+const BUDGET_BYTES: usize = 256 << 20;
+
+/// What part of the reserve on disk an engine may use for what is committed; the leader refuses new commands above all of it.
+const ENGINE_RESERVE_PART: u64 = 4;
+
+/// A member of a cluster.
+pub(super) struct Cluster {
+    config: Config,
+    /// Held for as long as the node runs.
+    directory: Mutex<Option<DataDirectory>>,
+    local: Arc<Local>,
+    transport: Arc<GrpcTransport>,
+    service: PeerService,
+    environment: Arc<dyn Environment>,
+    log: Arc<LogStore>,
+    places: Vec<shard::Place>,
+    node: Arc<OnceLock<Arc<Node>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    stopping: CancellationToken,
+}
+
+impl Cluster {
+    /// Opens the log of a member whose data directory is `directory`. Blocks. Called on the runtime that its tasks shall run on.
+    pub(super) fn open(
+        config: &Config,
+        directory: DataDirectory,
+        local: Arc<Local>,
+        environment: Arc<dyn Environment>,
+        stopping: CancellationToken,
+    ) -> Result<Self, Error> {
+        let data = &config.storage.data_dir;
+        if config.storage.sync != SyncMode::Always {
+            tracing::warn!(
+                "kvstore.storage.sync is not heeded in a cluster: its log is always synced"
+            );
+        }
+        for name in ["in", "out"] {
+            let path = snapshots(data, name);
+            remove_directory(&path).map_err(|source| Error::file("clear", &path, source))?;
+            let created = RealFileSystem.create_dir_all(&path);
+            created.map_err(|source| Error::file("create", &path, source))?;
+        }
+        let path = data.join("raft");
+        let log = LogStore::open(Arc::new(RealFileSystem), path, LogOptions::new(rand::random()))
+            .map_err(|error| Error::Storage(error.to_string()))?;
+        let age = config.http2.connection_age;
+        let service = PeerService::new(Arc::clone(&local), age, stopping.clone());
+        let transport = Arc::new(GrpcTransport::new(Arc::clone(&local)));
+        let places = (0..config.hash_ring.shards).map(|_| shard::Place::default()).collect();
+        Ok(Self {
+            config: config.clone(),
+            directory: Mutex::new(Some(directory)),
+            local,
+            transport,
+            service,
+            environment,
+            log: Arc::new(log),
+            places,
+            node: Arc::default(),
+            tasks: Mutex::default(),
+            stopping,
+        })
+    }
+
+    /// The cluster's shards; they serve once [`Self::join`] has returned.
+    pub(super) fn shards(&self, clock: &Arc<dyn Clock>) -> Vec<Shard> {
+        let shard = |(number, place): (u32, &shard::Place)| {
+            Shard::replicated(ShardId(number), Arc::clone(place), Arc::clone(clock))
+        };
+        (0..).zip(&self.places).map(shard).collect()
+    }
+
+    /// What peers call.
+    pub(super) fn service(&self) -> PeerService {
+        self.service.clone()
+    }
+
+    /// What operators see.
+    pub(super) fn view(self: &Arc<Self>) -> ClusterView {
+        let members = self.config.cluster.members.iter();
+        let transport = Arc::clone(&self.transport);
+        ClusterView {
+            own: NodeName(self.config.node.id.clone()),
+            members: members.map(|it| (NodeName(it.node.clone()), it.address.clone())).collect(),
+            groups: Arc::clone(&self.node),
+            reaches: Box::new(move |node| transport.reaches(node)),
+        }
+    }
+
+    /// Bytes of the log's files.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log.status().wal.disk_bytes
+    }
+
+    /// Meets the other members, then starts the groups.
+    ///
+    /// # Errors
+    ///
+    /// When this node cannot be a member as it is set up, or its data is damaged: the process has to end.
+    pub(super) async fn join(self: Arc<Self>) -> Result<(), Error> {
+        let directory = self.directory.lock().take().expect("a node joins once");
+        let (directory, formed) = form(directory, &self.local).await?;
+        *self.directory.lock() = Some(directory);
+        let config = &self.config;
+        let data = &config.storage.data_dir;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let settings = Settings {
+            cluster: formed.cluster,
+            node: NodeName(config.node.id.clone()),
+            election_timeout: config.raft.election_timeout,
+            heartbeat_interval: config.raft.heartbeat_interval,
+            log_keep: config.raft.log_keep,
+            stale_max: config.raft.stale_max,
+            budget: Budget::new(BUDGET_BYTES),
+            room: Arc::new(Room::new(
+                Arc::new(RealFileSystem),
+                data.clone(),
+                config.storage.disk_free_min,
+            )),
+            transport: Arc::clone(&self.transport) as _,
+            clock,
+            outbox: snapshots(data, "out"),
+            fs: Arc::new(RealFileSystem),
+        };
+        let limits = LogLimits {
+            snapshot_bytes: config.raft.snapshot_log_size,
+            log_bytes: config.raft.log_max_size,
+        };
+        let node = Node::start(
+            config.hash_ring.shards,
+            first_replicas(formed.members.keys()),
+            Arc::clone(&self.log),
+            Arc::clone(&self.environment),
+            settings,
+            limits,
+            snapshots(data, "in"),
+            self.stopping.clone(),
+        );
+        let node = node.await.map_err(|error| Error::Storage(error.to_string()))?;
+        for (place, group) in self.places.iter().zip(node.groups()) {
+            assert!(place.set(Arc::clone(group)).is_ok(), "a node joins once");
+        }
+        assert!(self.node.set(Arc::clone(&node)).is_ok(), "a node joins once");
+        self.service.receive_with(Arc::new(Inbound(Arc::clone(&node))));
+        *self.tasks.lock() = node.start_tasks();
+        tracing::info!(
+            cluster = %formed.cluster,
+            members = crate::cluster::list(formed.members.keys()),
+            "joined the cluster"
+        );
+        Ok(())
+    }
+
+    /// Whether every shard works here and knows its leader.
+    pub(super) fn is_ready(&self) -> bool {
+        self.node.get().is_some_and(|node| {
+            node.groups().all(|group| {
+                let status = group.status();
+                status.failed.is_none() && status.leader.is_some()
+            })
+        })
+    }
+
+    /// The health of every shard, by name.
+    pub(super) fn health(&self) -> ComponentHealth {
+        let Some(node) = self.node.get() else {
+            return ComponentHealth::new(Status::OutOfService)
+                .detail("reason", "this node has not met all members of its cluster yet");
+        };
+        let shards = node.status().into_iter().map(|status| {
+            let well = status.failed.is_none() && status.leader.is_some();
+            let mut health = ComponentHealth::new(if well { Status::Up } else { Status::Down })
+                .detail("role", if status.leads { "leader" } else { "follower" })
+                .detail("term", status.term)
+                .detail("lastIndex", status.last_index)
+                .detail("appliedIndex", status.applied_index);
+            if let Some(leader) = status.leader {
+                health = health.detail("leader", leader.0);
+            }
+            if let Some(why) = status.failed {
+                health = health.detail("error", why);
+            }
+            (ShardId(status.group.0).to_string(), health)
+        });
+        ComponentHealth::composite(shards.collect::<BTreeMap<_, _>>())
+    }
+
+    /// Hands the leadership of all shards to other nodes.
+    pub(super) async fn hand_over(&self) {
+        if let Some(node) = self.node.get() {
+            node.hand_over().await;
+        }
+    }
+
+    /// Stops the groups. Nothing arrives any more.
+    pub(super) async fn stop(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // It ends with the token; a panic was reported by its hook.
+            let _ = task.await;
+        }
+        if let Some(node) = self.node.get() {
+            node.stop().await;
+        }
+    }
+}
+
+/// The part of the reserve on disk that an engine in a cluster keeps.
+pub(super) const fn engine_reserve(free_min: u64) -> u64 {
+    free_min / ENGINE_RESERVE_PART
+}
+
+fn snapshots(data: &Path, direction: &str) -> PathBuf {
+    data.join("snapshots").join(direction)
+}
+
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
