@@ -7,6 +7,7 @@
 //! | nobody listens there: it was never sent | failed | failed |
 //! | OUTCOME_UNKNOWN, the transport, the deadline, anything else | unknown | failed |
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -172,12 +173,20 @@ fn was_never_sent(status: &Status) -> bool {
     false
 }
 
-/// In a word or two, why a call did not end with an answer.
+/// In a few words, why a call did not end with an answer.
 pub(crate) fn why(status: &Status) -> String {
     match status.get_error_details().error_info() {
         Some(info) => info.reason.clone(),
         None if was_never_sent(status) => "nobody listens".to_owned(),
-        None => format!("transport: {:?}", status.code()),
+        None => {
+            let mut why = format!("transport: {:?}: {}", status.code(), status.message());
+            let mut source = std::error::Error::source(status);
+            while let Some(error) = source {
+                let _ = write!(why, ": {error}");
+                source = error.source();
+            }
+            why
+        }
     }
 }
 

@@ -134,6 +134,27 @@ pub(crate) async fn stop_one_after_the_other(scene: &mut Scene<'_>) -> Result<()
     Ok(())
 }
 
+/// Writes that a node misses so that the others have purged their logs meanwhile, with the settings of [`SMALL_LOG`].
+const MISSED: u64 = 3_000;
+
+/// Settings with which logs are purged soon.
+pub(crate) const SMALL_LOG: [(&str, &str); 2] =
+    [("KVSTORE_RAFT_LOGKEEP", "10"), ("KVSTORE_RAFT_SNAPSHOTLOGSIZE", "16KB")];
+
+/// A node is away until what it missed is in no log any more: it gets a snapshot.
+pub(crate) async fn miss_the_log(scene: &mut Scene<'_>) -> Result<(), Void> {
+    let node = scene.random.random_range(0..scene.cluster.nodes.len());
+    scene.cluster.kill_node(node);
+    scene.load.goes_on(MISSED).await?;
+    scene.start_again(node).await;
+    let process = &scene.cluster.nodes[node];
+    if process.has_logged("snapshot") {
+        Ok(())
+    } else {
+        Err(Void(format!("{} came back without a snapshot", process.name)))
+    }
+}
+
 /// In which direction a node is cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {

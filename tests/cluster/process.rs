@@ -151,6 +151,11 @@ impl Process {
         self.directory.join(format!("log.{}", self.starts))
     }
 
+    /// Whether a word is in the newest log.
+    pub(crate) fn has_logged(&self, word: &str) -> bool {
+        std::fs::read_to_string(self.log()).is_ok_and(|log| log.contains(word))
+    }
+
     /// The end of the newest log.
     pub(crate) fn tail(&self) -> String {
         let log = std::fs::read(self.log()).unwrap_or_default();

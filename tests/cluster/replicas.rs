@@ -23,6 +23,8 @@ three_nodes! {
     nodes_that_are_killed_at_one_instant_lose_nothing: Setup::of(3), nemesis::kill_all;
     a_leader_that_stood_still_serves_nothing_old: Setup::of(3), nemesis::pause_leader;
     nodes_that_are_killed_at_random_lose_nothing: Setup::of(3), nemesis::restart_storm;
+    a_node_that_missed_what_was_purged_gets_a_snapshot:
+        Setup::of(3).shards(1).with(&nemesis::SMALL_LOG), nemesis::miss_the_log;
 }
 
 #[cfg(target_os = "linux")]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::excerpt::{self, Violation};
 use crate::history::History;
-use crate::plan::{Contradiction, plan};
+use crate::plan::{Contradiction, Forgotten, plan};
 use crate::search::{Found, search};
 
 /// States that a search for one key goes through before it gives up, for callers without a reason for another number. About 100 bytes
@@ -59,7 +59,7 @@ impl fmt::Display for Inconclusive {
 pub fn check(history: &History, states_max: usize) -> Verdict {
     let mut verdict = Verdict::Linearizable;
     for (key, operations) in history.keys() {
-        match plan(&operations).map(|plan| search(&plan, states_max)) {
+        match plan(&operations, &Forgotten::new()).map(|plan| search(&plan, states_max)) {
             Ok(Found::Order) => {}
             Ok(Found::None) => {
                 return Verdict::Violation(Box::new(excerpt::no_order(key, &operations)));

@@ -1,14 +1,12 @@
 //! A violation that people can read: of thousands of operations the few that contradict each other.
 //!
-//! An answer that is not needed for the contradiction is forgotten: a write is then one of unknown outcome, a read never was. A history
-//! whose answers are forgotten allows more, so what still contradicts itself is a smaller reason. Answers are forgotten until none can be
-//! spared.
+//! An answer that is not needed for the contradiction is forgotten (`plan`). A history whose answers are forgotten allows more, so what
+//! still contradicts itself is a smaller reason. Answers are forgotten until none can be spared.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use crate::history::{Action, Answer, Operation, Outcome};
-use crate::plan::plan;
+use crate::plan::{Forgotten, plan};
 use crate::search::{Found, search};
 
 /// Searches that shrinking one violation may take. What is left by then is correct, only longer.
@@ -24,7 +22,7 @@ pub struct Violation {
     pub key: String,
     /// What is wrong.
     pub why: &'static str,
-    /// The operations that contradict each other, and those that wrote what they read.
+    /// The operations that contradict each other, and those that wrote what they speak of.
     pub operations: Vec<Operation>,
 }
 
@@ -55,30 +53,39 @@ impl fmt::Display for Violation {
 /// Makes the violation for a key of which no order was found.
 pub(crate) fn no_order(key: String, operations: &[Operation]) -> Violation {
     let needed = shrink(operations);
-    let read: HashSet<_> = needed
-        .iter()
-        .filter_map(|index| match operations[*index].outcome {
-            Outcome::Ok(Answer::Found(value, _)) => Some(value),
-            _ => None,
+    // Who reads of a value or version wants to see who wrote it.
+    let is_meant = |write: &Operation| {
+        let Action::Put { value, .. } = write.action else { return false };
+        needed.iter().map(|index| &operations[*index]).any(|operation| {
+            let read = match operation.outcome {
+                Outcome::Ok(Answer::Found(found, _)) => found == value,
+                _ => false,
+            };
+            let told = operation.action.if_version().map(Answer::Stored).map(Outcome::Ok);
+            read || told == Some(write.outcome)
         })
-        .collect();
-    let writers = (0..operations.len()).filter(|index| match operations[*index].action {
-        Action::Put { value, .. } => read.contains(&value),
-        _ => false,
-    });
+    };
+    let writers = (0..operations.len()).filter(|index| is_meant(&operations[*index]));
     let chosen = needed.iter().copied().chain(writers).collect();
     Violation::new(key, "no order explains these operations", operations, chosen)
 }
 
 /// The operations whose answers cannot be spared.
 fn shrink(operations: &[Operation]) -> Vec<usize> {
-    let mut searches = 0;
-    let mut contradicts = |kept: &[usize]| {
-        searches += 1;
-        searches <= SEARCHES_MAX && is_violated(&forget_all_but(operations, kept))
-    };
     let answered = |index: &usize| matches!(operations[*index].outcome, Outcome::Ok(_));
     let mut kept: Vec<usize> = (0..operations.len()).filter(answered).collect();
+    let all: Forgotten = kept.iter().copied().collect();
+    let mut searches = 0;
+    let mut contradicts = |kept: &[usize]| {
+        let mut forgotten = all.clone();
+        for index in kept {
+            forgotten.remove(index);
+        }
+        searches += 1;
+        searches <= SEARCHES_MAX
+            && plan(operations, &forgotten)
+                .is_ok_and(|plan| search(&plan, STATES_MAX) == Found::None)
+    };
     // What was answered until the contradiction was complete.
     kept.sort_unstable_by_key(|index| operations[*index].returned);
     let (mut fine, mut broken) = (0, kept.len());
@@ -106,24 +113,4 @@ fn shrink(operations: &[Operation]) -> Vec<usize> {
         chunk /= 2;
     }
     kept
-}
-
-fn is_violated(operations: &[Operation]) -> bool {
-    plan(operations).is_ok_and(|plan| search(&plan, STATES_MAX) == Found::None)
-}
-
-/// The history with only these answers.
-fn forget_all_but(operations: &[Operation], kept: &[usize]) -> Vec<Operation> {
-    let kept: HashSet<_> = kept.iter().collect();
-    let forget = |(index, operation): (usize, &Operation)| {
-        let outcome = match operation.outcome {
-            outcome if kept.contains(&index) => outcome,
-            Outcome::Ok(Answer::Stored(_) | Answer::Deleted(true)) => Outcome::Unknown,
-            // It changed nothing, and what it saw is forgotten.
-            Outcome::Ok(_) => Outcome::Failed,
-            outcome => outcome,
-        };
-        Operation { outcome, ..*operation }
-    };
-    operations.iter().enumerate().map(forget).collect()
 }

@@ -8,6 +8,9 @@
 //! * [`Optional`] writes of unknown outcome that nobody read. Which of them was applied makes no difference to anyone, only that one
 //!   was, so they are counted by kind.
 //!
+//! Whoever looks for the few operations that contradict each other forgets the answers of others ([`Forgotten`]): a read never was, a write
+//! was applied between its call and its return, or not.
+//!
 //! Contradictions that need no search are found on the way, and have names.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -63,7 +66,35 @@ pub(crate) struct Optional {
     pub(crate) replaces: HashMap<Version, u64>,
     /// The first Delete on the condition of a version.
     pub(crate) removes: HashMap<Version, u64>,
+    /// Puts whose answer is forgotten.
+    pub(crate) forgotten_puts: Windows,
+    /// Deletes whose answer is forgotten.
+    pub(crate) forgotten_deletes: Windows,
 }
+
+/// Calls and returns of writes that were applied between the two, or not. They are not counted: each may explain many things.
+#[derive(Debug, Default)]
+pub(crate) struct Windows {
+    /// Each call, and the latest return of it and those before it.
+    windows: Vec<(u64, u64)>,
+}
+
+impl Windows {
+    /// Adds one that was called after all others.
+    fn push(&mut self, called: u64, returned: u64) {
+        let latest = self.windows.last().map_or(returned, |(_, latest)| returned.max(*latest));
+        self.windows.push((called, latest));
+    }
+
+    /// Whether one was called before `now` and returned after `until`.
+    pub(crate) fn is_open(&self, now: u64, until: u64) -> bool {
+        let called = self.windows.partition_point(|(called, _)| *called < now);
+        called > 0 && self.windows[called - 1].1 > until
+    }
+}
+
+/// The operations, by index, whose answers count for nothing.
+pub(crate) type Forgotten = HashSet<usize>;
 
 /// What an order of a key's operations has to satisfy.
 #[derive(Debug, Default)]
@@ -90,8 +121,8 @@ struct Write {
 }
 
 /// Makes the plan for a key.
-pub(crate) fn plan(operations: &[Operation]) -> Result<Plan, Contradiction> {
-    let writes = writes(operations)?;
+pub(crate) fn plan(operations: &[Operation], forgotten: &Forgotten) -> Result<Plan, Contradiction> {
+    let writes = writes(operations, forgotten)?;
     let told = told(&writes)?;
     let condition = |action: Action| match action.if_version() {
         None => Condition::None,
@@ -105,6 +136,14 @@ pub(crate) fn plan(operations: &[Operation]) -> Result<Plan, Contradiction> {
         let mut returned = operation.returned;
         let effect = match operation.outcome {
             Outcome::Failed => continue,
+            Outcome::Ok(_) if forgotten.contains(&index) => {
+                let Some((version, read)) = observed(operation, &writes) else {
+                    plan.optional.forget(operation);
+                    continue;
+                };
+                returned = returned.min(read);
+                Effect::Put(version, Condition::None)
+            }
             Outcome::Ok(answer) => effect(answer, condition)
                 .map_err(|why| Contradiction { why, operations: vec![index] })?,
             Outcome::Unknown => {
@@ -141,12 +180,17 @@ fn effect(answer: Answer, condition: Condition) -> Result<Effect, &'static str> 
 }
 
 /// Everything that is known of each value: who stored it, with which version, when it was read first.
-fn writes(operations: &[Operation]) -> Result<BTreeMap<Value, Write>, Contradiction> {
+fn writes(
+    operations: &[Operation],
+    forgotten: &Forgotten,
+) -> Result<BTreeMap<Value, Write>, Contradiction> {
     let mut writes = BTreeMap::new();
     for (index, operation) in operations.iter().enumerate() {
         if let Action::Put { value, .. } = operation.action {
             let version = match operation.outcome {
-                Outcome::Ok(Answer::Stored(version)) => Some((version, index)),
+                Outcome::Ok(Answer::Stored(version)) if !forgotten.contains(&index) => {
+                    Some((version, index))
+                }
                 _ => None,
             };
             let write = Write { operation: index, version, read_by: None };
@@ -156,6 +200,9 @@ fn writes(operations: &[Operation]) -> Result<BTreeMap<Value, Write>, Contradict
     }
     for (index, operation) in operations.iter().enumerate() {
         let Outcome::Ok(Answer::Found(value, version)) = operation.outcome else { continue };
+        if forgotten.contains(&index) {
+            continue;
+        }
         let contradiction = |why, operations| Err(Contradiction { why, operations });
         let Some(write) = writes.get_mut(&value) else {
             return contradiction("read a value that nobody wrote", vec![index]);
@@ -202,7 +249,7 @@ fn told(writes: &BTreeMap<Value, Write>) -> Result<HashSet<Version>, Contradicti
     Ok(told.into_keys().collect())
 }
 
-/// Version and latest moment of a write of unknown outcome that was read.
+/// Version and latest moment of a write that was read.
 fn observed(operation: &Operation, writes: &BTreeMap<Value, Write>) -> Option<(Version, u64)> {
     let Action::Put { value, .. } = operation.action else { return None };
     let write = &writes[&value];
@@ -210,6 +257,16 @@ fn observed(operation: &Operation, writes: &BTreeMap<Value, Write>) -> Option<(V
 }
 
 impl Optional {
+    /// Adds a write that was answered. What was answered without having changed anything is gone.
+    fn forget(&mut self, operation: &Operation) {
+        let (called, returned) = (operation.called, operation.returned);
+        match operation.outcome {
+            Outcome::Ok(Answer::Stored(_)) => self.forgotten_puts.push(called, returned),
+            Outcome::Ok(Answer::Deleted(true)) => self.forgotten_deletes.push(called, returned),
+            _ => {}
+        }
+    }
+
     fn add(&mut self, operation: &Operation, condition: Condition) {
         let called = operation.called;
         match (operation.action, condition) {

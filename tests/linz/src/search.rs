@@ -14,7 +14,7 @@
 use std::collections::HashSet;
 
 use crate::history::Version;
-use crate::plan::{Condition, Effect, Optional, Plan};
+use crate::plan::{Condition, Effect, Optional, Plan, Step};
 
 /// What came of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +106,9 @@ pub(crate) fn search(plan: &Plan, states_max: usize) -> Found {
 struct Search<'a> {
     plan: &'a Plan,
     state: State,
-    /// Steps in the order in which they were taken.
-    order: Vec<usize>,
+    /// Steps in the order in which they were taken, each with the latest call of it and those before it. What saw an absent key or a
+    /// mismatch does not count: it may as well come later, when the key is absent again.
+    order: Vec<(usize, u64)>,
     taken: Bits,
     left: Events,
     /// Versions of the Puts, in order.
@@ -141,13 +142,20 @@ impl<'a> Search<'a> {
     fn take(&mut self, step: usize) {
         self.left.remove(step);
         self.taken.set(step, true);
-        self.order.push(step);
-        self.puts += usize::from(matches!(self.plan.steps[step].effect, Effect::Put(..)));
+        let Step { called, effect, .. } = self.plan.steps[step];
+        let counts = !matches!(effect, Effect::Mismatch(_) | Effect::Saw(None));
+        self.order.push((step, self.until().max(if counts { called } else { 0 })));
+        self.puts += usize::from(matches!(effect, Effect::Put(..)));
+    }
+
+    /// The latest call of what was taken.
+    fn until(&self) -> u64 {
+        self.order.last().map_or(0, |(_, until)| *until)
     }
 
     fn back_to(&mut self, depth: usize, state: State) {
         while self.order.len() > depth {
-            let step = self.order.pop().expect("it is longer than the depth");
+            let (step, _) = self.order.pop().expect("it is longer than the depth");
             self.left.restore(step);
             self.taken.set(step, false);
             self.puts -= usize::from(matches!(self.plan.steps[step].effect, Effect::Put(..)));
@@ -186,7 +194,7 @@ impl<'a> Search<'a> {
         }
         let mut moves = Vec::new();
         if let Some(now) = self.left.first_return() {
-            let able = Able { optional: &self.plan.optional, now };
+            let able = Able { optional: &self.plan.optional, now, until: self.until() };
             // One way may lead over the other: removed, then created; stored unread, then removed by a guess.
             let guess = able.has_more(&self.plan.optional.guesses, self.state.used.guesses);
             if wanted.absent || wanted.unread {
@@ -273,6 +281,8 @@ struct Able<'a> {
     optional: &'a Optional,
     /// The first return of what is left: what was called before it may come.
     now: u64,
+    /// The latest call of what was taken: what returned after it may come.
+    until: u64,
 }
 
 impl Able<'_> {
@@ -296,6 +306,9 @@ impl Able<'_> {
         if register == Register::Unread && self.has_more(&self.optional.guesses, used.guesses) {
             push(Used { guesses: used.guesses + 1, ..used });
         }
+        if self.optional.forgotten_deletes.is_open(self.now, self.until) {
+            push(used);
+        }
         if self.has_more(&self.optional.deletes, used.deletes) {
             push(Used { deletes: used.deletes + 1, ..used });
         }
@@ -315,6 +328,9 @@ impl Able<'_> {
         let mut push = |used| {
             moves.push(Move { state: State { register: Register::Unread, used }, step: None });
         };
+        if self.optional.forgotten_puts.is_open(self.now, self.until) {
+            push(used);
+        }
         if self.has_more(&self.optional.puts, used.puts) {
             push(Used { puts: used.puts + 1, ..used });
         }

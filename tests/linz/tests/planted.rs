@@ -181,7 +181,7 @@ fn a_condition_that_was_met_twice_is_found() {
     wrong(
         "no order explains",
         &["[put 1 = 5]", "            [put 2 if 5 = 6]", "            [put 3 if 5 = 7]"],
-        &["put 2 if version 5 -> version 6", "put 3 if version 5 -> version 7"],
+        &["put 1", "put 2 if version 5 -> version 6", "put 3 if version 5 -> version 7"],
     );
     wrong(
         "no order explains",
@@ -192,7 +192,7 @@ fn a_condition_that_was_met_twice_is_found() {
     wrong(
         "no order explains",
         &["[put 1 = 5]", "            [delete if 5 = yes]", "            [put 3 if 5 = 7]"],
-        &["delete if version 5 -> deleted: true", "put 3 if version 5 -> version 7"],
+        &["put 1", "delete if version 5 -> deleted: true", "put 3 if version 5 -> version 7"],
     );
 }
 
@@ -316,6 +316,16 @@ fn a_full_history_takes_no_more() {
     assert!(call(Action::Get).is_none());
     history.returns(put, Outcome::Failed, 0);
     assert_eq!(history.counts(), Counts { ok: 0, failed: 1, unknown: 1 });
+}
+
+#[test]
+fn a_violation_tells_only_what_is_needed() {
+    // The first Delete explains nothing after the second Put.
+    wrong(
+        "no order explains",
+        &["[put 1 = 5] [delete = yes] [get = missing] [put 2 = 6] [get = 2@6] [get = missing]"],
+        &["put 2", "get -> 2, version 6", "get -> missing"],
+    );
 }
 
 #[test]

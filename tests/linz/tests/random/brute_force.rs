@@ -10,13 +10,20 @@ type Content = Option<(Value, Option<Version>)>;
 
 struct Oracle<'a> {
     operations: &'a [Operation],
+    /// Whose answers count for nothing: a write was applied between its call and its return, or not; a read never was.
+    forgotten: &'a [bool],
     /// What clients were told of the versions of values.
     told: HashMap<Value, Version>,
 }
 
 pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
+    is_linearizable_without(operations, &vec![false; operations.len()])
+}
+
+pub(crate) fn is_linearizable_without(operations: &[Operation], forgotten: &[bool]) -> bool {
     let mut told = HashMap::new();
-    for operation in operations {
+    let counts = operations.iter().zip(forgotten).filter(|(_, forgotten)| !**forgotten);
+    for (operation, _) in counts {
         let outcome = operation.outcome;
         let (value, version) = match operation.action {
             Action::Put { value, .. } => match outcome {
@@ -32,27 +39,46 @@ pub(crate) fn is_linearizable(operations: &[Operation]) -> bool {
             return false;
         }
     }
-    let mut left: Vec<bool> =
-        operations.iter().map(|operation| operation.outcome != Outcome::Failed).collect();
-    Oracle { operations, told }.explains(&mut left, None, Version(0))
+    let may_be = |(operation, forgotten): (&Operation, &bool)| match operation.outcome {
+        Outcome::Failed => false,
+        Outcome::Unknown | Outcome::Ok(Answer::Stored(_) | Answer::Deleted(true)) => true,
+        Outcome::Ok(_) => !forgotten,
+    };
+    let mut left: Vec<bool> = operations.iter().zip(forgotten).map(may_be).collect();
+    let start = State { content: None, newest: Version(0), until: 0 };
+    Oracle { operations, forgotten, told }.explains(&mut left, start)
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    content: Content,
+    newest: Version,
+    /// The latest call so far.
+    until: u64,
 }
 
 impl Oracle<'_> {
-    fn explains(&self, left: &mut [bool], content: Content, newest: Version) -> bool {
-        let is_answered = |index: &usize| {
-            matches!(self.operations[*index].outcome, Outcome::Ok(_)) && left[*index]
+    fn explains(&self, left: &mut [bool], state: State) -> bool {
+        let must_come = |index: &usize| {
+            let answered = matches!(self.operations[*index].outcome, Outcome::Ok(_));
+            answered && left[*index] && !self.forgotten[*index]
         };
-        let answered: Vec<usize> = (0..left.len()).filter(is_answered).collect();
-        // What is unknown may never happen.
-        let returned = answered.iter().map(|index| self.operations[*index].returned);
+        // What is unknown or forgotten need not be.
+        let must_come: Vec<usize> = (0..left.len()).filter(must_come).collect();
+        let returned = must_come.iter().map(|index| self.operations[*index].returned);
         let Some(first) = returned.min() else { return true };
         for index in 0..left.len() {
-            if !left[index] || self.operations[index].called > first {
+            let Operation { called, returned, .. } = self.operations[index];
+            let too_late = self.forgotten[index] && returned < state.until;
+            if !left[index] || called > first || too_late {
                 continue;
             }
-            let Some((content, newest)) = self.after(index, content, newest) else { continue };
+            let Some((content, newest)) = self.after(index, state.content, state.newest) else {
+                continue;
+            };
             left[index] = false;
-            let explained = self.explains(left, content, newest);
+            let until = state.until.max(called);
+            let explained = self.explains(left, State { content, newest, until });
             left[index] = true;
             if explained {
                 return true;
@@ -63,7 +89,10 @@ impl Oracle<'_> {
 
     /// What the key holds after an operation, if its answer is right.
     fn after(&self, index: usize, content: Content, newest: Version) -> Option<(Content, Version)> {
-        let Operation { action, outcome, .. } = self.operations[index];
+        let Operation { action, mut outcome, .. } = self.operations[index];
+        if self.forgotten[index] {
+            outcome = Outcome::Unknown;
+        }
         let same = Some((content, newest));
         let right = |answer: Answer| outcome == Outcome::Unknown || outcome == Outcome::Ok(answer);
         let holds = action.if_version().is_none_or(|wanted| self.matches(wanted, content));

@@ -277,20 +277,6 @@ pub(crate) fn change(operations: &mut [Operation], [which, how, number]: [u8; 3]
     operations[index].outcome = outcome;
 }
 
-/// All operations, but how they ended only of those in `kept`: a write that is not is of unknown outcome, anything else never was.
-pub(crate) fn only(all: &[Operation], kept: &[Operation]) -> Vec<Operation> {
-    let forget = |operation: &Operation| {
-        let outcome = match operation.outcome {
-            outcome if kept.contains(operation) => outcome,
-            Outcome::Ok(Answer::Stored(_) | Answer::Deleted(true)) => Outcome::Unknown,
-            Outcome::Ok(_) => Outcome::Failed,
-            outcome => outcome,
-        };
-        Operation { outcome, ..*operation }
-    };
-    all.iter().map(forget).collect()
-}
-
 pub(crate) fn show(operations: &[Operation]) -> String {
     operations.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
