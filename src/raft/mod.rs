@@ -12,6 +12,8 @@ mod node;
 mod proposals;
 mod reads;
 mod room;
+#[cfg(test)]
+mod sim;
 pub mod state;
 pub mod transport;
 pub mod types;

@@ -1,0 +1,13 @@
+//! Whole clusters in one thread, on a virtual clock, from a seed: simulated disks that lose power, a simulated network that loses and delays messages,
+//! clocks that are wrong, clients whose histories are judged.
+
+mod cluster;
+mod network;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Reason};
+
+fn io_error(error: std::io::Error) -> Error {
+    Error::new(Reason::Internal, error.to_string())
+}
