@@ -148,6 +148,16 @@ impl Cluster {
         (0..self.shape.groups).map(GroupId)
     }
 
+    /// The group of the shared key with this number.
+    pub(super) fn group_of(&self, number: usize) -> GroupId {
+        let number = u32::try_from(number).expect("few keys");
+        GroupId(number % self.shape.groups)
+    }
+
+    pub(super) fn name(&self, node: NodeIndex) -> &NodeName {
+        &self.names[node]
+    }
+
     /// The node, if it is up.
     pub(super) fn running(&self, node: NodeIndex) -> Option<Incarnation> {
         self.members.lock()[node].running.clone()
@@ -276,6 +286,15 @@ impl Cluster {
         running.crashed.cancel();
         let ending = tokio::spawn(async move { running.node.stop().await });
         self.endings.lock().push(ending);
+    }
+
+    /// A node that is not up loses power.
+    pub(super) fn lose_power(&self, index: NodeIndex) {
+        let seed = self.random.lock().random();
+        let member = &mut self.members.lock()[index];
+        let next = member.fs.restart(seed);
+        member.fs.crash_now();
+        member.fs = next;
     }
 
     /// Stops what still runs, and waits for all that was.
