@@ -447,6 +447,12 @@ impl Group {
         }
     }
 
+    /// openraft's own view, for simulations.
+    #[cfg(test)]
+    pub(super) fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
     /// Answers another replica, or a node that passes a caller's request on.
     pub async fn handle(&self, envelope: &Envelope, request: Request) -> Reply {
         match request {

@@ -197,6 +197,12 @@ impl GroupLog {
         self.shared.synced(position).await
     }
 
+    /// The last entry that is purged, for simulations.
+    #[cfg(test)]
+    pub(in crate::raft) fn purged(&self) -> Option<LogId> {
+        self.state().hard.purged
+    }
+
     /// The generation of the group's engine; 0 until one was set.
     pub fn generation(&self) -> u64 {
         self.state().hard.generation
