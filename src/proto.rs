@@ -55,3 +55,17 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// The OpenAPI 3.1 document of the REST surface.
 pub const OPENAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_peers_say_to_each_other_is_in_nothing_that_is_public() {
+        let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        for public in [words(DESCRIPTORS), OPENAPI.to_owned()] {
+            assert!(public.contains("PutRequest"));
+            assert!(!public.contains("RaftService") && !public.contains("kvstore.raft"));
+        }
+    }
+}

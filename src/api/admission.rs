@@ -2,7 +2,8 @@
 //! anything is read of them.
 //!
 //! One layer in front of everything on both ports, so that gRPC, gRPC-Web and REST count alike. Streams that live long (`Session`) are
-//! bounded by their own window and do not count; neither do paths outside the API, so that health is told in any case.
+//! bounded by their own window and do not count; neither do peers, whom callers must not crowd out (`raft/peers` bounds them), nor paths outside the API, so
+//! that health is told in any case.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -300,8 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn streams_with_a_window_and_paths_outside_the_api_do_not_count() {
+    fn streams_with_a_window_peers_and_paths_outside_the_api_do_not_count() {
         assert!(is_counted("/kvstore.v1.KvService/Get") && is_counted("/api/v1/kv/a"));
         assert!(!is_counted("/kvstore.v1.KvService/Session") && !is_counted("/actuator/health"));
+        assert!(!is_counted("/kvstore.raft.v1.RaftService/Exchange"));
     }
 }

@@ -130,7 +130,12 @@ mod tests {
             listener.set_nonblocking(true).expect("a socket");
             let outcome = runtime.spawn(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let service = PeerService::new(Arc::clone(&local), None, CancellationToken::new());
+                let service = PeerService::new(
+                    Arc::clone(&local),
+                    Arc::new(RealFileSystem),
+                    None,
+                    CancellationToken::new(),
+                );
                 let port = tonic::transport::Server::builder()
                     .add_service(service.into_server())
                     .serve_with_incoming(TcpListenerStream::new(listener));

@@ -13,7 +13,7 @@ use tonic::{Request, Status, Streaming};
 use super::handshake::{Calling, Peer};
 use super::local::Local;
 use super::refusal::{Refusal, describe};
-use super::{MESSAGE_BYTES_MAX, TOKEN_HEADER};
+use super::{HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, TOKEN_HEADER};
 use crate::cluster::NodeName;
 use crate::net::{Endpoint, KeepAlive, open};
 use crate::proto::raft::raft_service_client::RaftServiceClient;
@@ -76,11 +76,13 @@ pub(super) async fn dial(
 ) -> Result<Dialled, DialError> {
     within(async {
         let channel = open(endpoint, KEEP_ALIVE).await.map_err(DialError::Unreachable)?;
-        let mut client = RaftServiceClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let peer = handshake(local, node, &mut client).await?;
-        Ok(Dialled { client, peer })
+        let client = |bytes_max| {
+            RaftServiceClient::new(channel.clone())
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(bytes_max)
+        };
+        let peer = handshake(local, node, client(HANDSHAKE_BYTES_MAX)).await?;
+        Ok(Dialled { client: client(MESSAGE_BYTES_MAX), peer })
     })
     .await
 }
@@ -96,7 +98,7 @@ pub(super) async fn within<T>(
 async fn handshake(
     local: &Local,
     node: &NodeName,
-    client: &mut RaftServiceClient<Channel>,
+    mut client: RaftServiceClient<Channel>,
 ) -> Result<Peer, DialError> {
     let standing = local.standing();
     let calling = Calling::new(&local.who, &standing, node);

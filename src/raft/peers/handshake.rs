@@ -406,3 +406,98 @@ fn uuid_bytes(uuid: Uuid) -> Bytes {
 pub(super) fn random_bytes() -> Bytes {
     Bytes::copy_from_slice(&rand::random::<[u8; RANDOM_BYTES]>())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn who(node: &str, incarnation: u128) -> Who {
+        let incarnation = Incarnation(Uuid::from_u128(incarnation));
+        Who { node: node.into(), incarnation, shards: 4 }
+    }
+
+    fn formed() -> Standing {
+        let members = [("n1", 1), ("n2", 2)];
+        let members =
+            members.map(|(node, number)| (node.into(), Incarnation(Uuid::from_u128(number))));
+        Standing::Formed(Formed::new(members.into(), 4))
+    }
+
+    /// Every field that is proven, changed on its way to the callee or back.
+    #[test]
+    fn what_was_said_cannot_be_changed_on_its_way() {
+        let (n1, n2, secret, standing) = (who("n1", 1), who("n2", 2), Secret::new("s"), formed());
+        let calling = Calling::new(&n1, &standing, &n2.node);
+        let id = || uuid_bytes(Uuid::from_u128(9));
+        let heard = |change: &dyn Fn(&mut Hello)| {
+            let mut hello = calling.hello();
+            change(&mut hello);
+            let called = Called::new(hello).expect("well formed");
+            let proof = calling.prove(&secret, &called.challenge()).expect("a challenge");
+            called.check(&secret, &n2, &standing, &proof).map(|()| called)
+        };
+        let changes: [&dyn Fn(&mut Hello); 7] = [
+            &|hello| hello.node = "n2".into(),
+            &|hello| hello.incarnation = id(),
+            &|hello| hello.to = "n1".into(),
+            &|hello| hello.nonce = random_bytes(),
+            &|hello| hello.cluster = id(),
+            &|hello| hello.members.push("n1".into()),
+            &|hello| hello.shards = 5,
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let refusal = heard(change).map(drop).expect_err("it was changed");
+            assert_eq!(refusal, secrets_differ(), "change {number}");
+        }
+
+        let called = heard(&|_| {}).expect("nothing was changed");
+        let token = random_bytes();
+        let welcome = called.welcome(&secret, &n2, &standing, token, Some(Duration::from_secs(9)));
+        let check =
+            |welcome: &Welcome| calling.check(&secret, &standing, &called.challenge(), welcome);
+        let peer = check(&welcome).expect("nothing was changed");
+        assert_eq!(
+            (peer.incarnation, peer.stream_age),
+            (n2.incarnation, Some(Duration::from_secs(9)))
+        );
+        let changes: [&dyn Fn(&mut Welcome); 7] = [
+            &|welcome| welcome.node = "n1".into(),
+            &|welcome| welcome.incarnation = id(),
+            &|welcome| welcome.cluster = id(),
+            &|welcome| welcome.members[0].incarnation = id(),
+            &|welcome| welcome.token = random_bytes(),
+            &|welcome| welcome.stream_age_ms = 0,
+            &|welcome| welcome.proof = Bytes::new(),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut changed = welcome.clone();
+            change(&mut changed);
+            assert_eq!(check(&changed), Err(secrets_differ()), "change {number}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(******)");
+        assert_eq!(format!("{:?}", Secret::new("")), "Secret(none)");
+    }
+
+    proptest! {
+        #[test]
+        fn any_hello_is_read_or_refused(bytes: Vec<u8>, node: String, cluster: Vec<u8>, members: Vec<String>) {
+            if let Ok(hello) = Hello::decode(&bytes[..]) {
+                let _ = Called::new(hello);
+            }
+            let calling = Calling::new(&who("n1", 1), &formed(), &"n2".into());
+            let hello = Hello { node, cluster: cluster.into(), members, ..calling.hello() };
+            if let Ok(called) = Called::new(hello) {
+                let proof = Proof { proof: bytes.into() };
+                let refused = called.check(&Secret::new("s"), &who("n2", 2), &formed(), &proof);
+                prop_assert_eq!(refused, Err(secrets_differ()));
+            }
+        }
+    }
+}

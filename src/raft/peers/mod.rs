@@ -7,6 +7,7 @@
 //! | `local` | this node: who it is, its cluster, where the others are |
 //! | `dial`, `link`, `transport` | the side that sends: [`GrpcTransport`] |
 //! | `sessions`, `exchange`, `service` | the side that is called: [`PeerService`] |
+//! | `files/` | files from one node to another |
 //! | `form` | how the members of a cluster that is to be meet: [`form`] |
 //! | `batch` | frames that travel together |
 //!
@@ -24,6 +25,7 @@
 mod batch;
 mod dial;
 mod exchange;
+mod files;
 mod form;
 mod handshake;
 mod link;
@@ -37,12 +39,15 @@ pub use self::form::form;
 pub use self::handshake::{Secret, Who};
 pub use self::local::{Addresses, Local};
 pub use self::refusal::{Reason, Refusal};
-pub use self::service::PeerService;
+pub use self::service::{PeerServer, PeerService};
 pub use self::transport::GrpcTransport;
 use super::transport::IN_FLIGHT_BYTES_MAX;
 
 /// Largest message on the wire: the largest one that may be in flight, and what is around it.
 const MESSAGE_BYTES_MAX: usize = IN_FLIGHT_BYTES_MAX + (1 << 20);
+
+/// Largest message of a handshake, in which each member of a cluster takes less than a hundred bytes.
+const HANDSHAKE_BYTES_MAX: usize = 128 << 10;
 
 /// Where a stream carries its token.
 const TOKEN_HEADER: &str = "kvstore-peer-token-bin";

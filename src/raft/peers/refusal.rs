@@ -31,14 +31,16 @@ pub enum Reason {
     NotReady,
     /// A stream without a token that was given out for it.
     NoSession,
-    /// A limit is reached.
+    /// A limit on number or time is reached.
     Busy,
     /// A file or its name is not what was announced, or is not allowed.
     BadFile,
+    /// The disk of the node that was called does not take files.
+    Disk,
 }
 
 impl Reason {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Malformed,
         Self::SecretsDiffer,
         Self::AnotherNode,
@@ -50,6 +52,7 @@ impl Reason {
         Self::NoSession,
         Self::Busy,
         Self::BadFile,
+        Self::Disk,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -65,6 +68,7 @@ impl Reason {
             Self::NoSession => "PEER_NO_SESSION",
             Self::Busy => "PEER_BUSY",
             Self::BadFile => "PEER_BAD_FILE",
+            Self::Disk => "PEER_DISK",
         }
     }
 
@@ -79,6 +83,7 @@ impl Reason {
             Self::NotReady => Code::Unavailable,
             Self::Busy => Code::ResourceExhausted,
             Self::BadFile => Code::DataLoss,
+            Self::Disk => Code::Internal,
         }
     }
 

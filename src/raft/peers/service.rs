@@ -5,8 +5,10 @@
 //! bounded here.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,21 +18,26 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tonic::codegen::{Body, StdError};
 use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
+use tower::Service;
 
 use super::exchange::Exchange;
+use super::files::{Receiving, Transfer};
 use super::handshake::Called;
 use super::local::Local;
 use super::refusal::{Reason, Refusal};
 use super::sessions::{Session, Sessions};
-use super::{MESSAGE_BYTES_MAX, TOKEN_HEADER};
+use super::{HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, TOKEN_HEADER};
 use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
 use crate::proto::raft::{
     ExchangeRequest, HandshakeRequest, HandshakeResponse, Proof, SendFilesRequest,
     SendFilesResponse, handshake_request, handshake_response,
 };
 use crate::raft::transport::Receiver;
+use crate::util::fs::FileSystem;
 
 /// Most handshakes at a time.
 const HANDSHAKES_MAX: usize = 64;
@@ -53,6 +60,7 @@ struct Inner {
     receiver: OnceLock<Arc<dyn Receiver>>,
     sessions: Sessions,
     handshakes: Arc<Semaphore>,
+    receiving: Arc<Receiving>,
     /// How long callers shall keep a stream.
     stream_age: Option<Duration>,
     stopping: CancellationToken,
@@ -63,10 +71,11 @@ struct Inner {
 type Steps<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl PeerService {
-    /// Serves the peers of `local` until `stopping`. `connection_age` is the age at which the port closes connections: streams are made anew
+    /// Serves the peers of `local` until `stopping`; files that they send go to `fs`. `connection_age` is the age at which the port closes connections: streams are made anew
     /// well before, so that nothing is lost by it.
     pub fn new(
         local: Arc<Local>,
+        fs: Arc<dyn FileSystem>,
         connection_age: Option<Duration>,
         stopping: CancellationToken,
     ) -> Self {
@@ -75,6 +84,7 @@ impl PeerService {
             receiver: OnceLock::new(),
             sessions: Sessions::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            receiving: Receiving::new(fs),
             stream_age: connection_age.map(|age| age / 2),
             stopping,
             logged: Mutex::default(),
@@ -88,10 +98,13 @@ impl PeerService {
     }
 
     /// As tonic serves it.
-    pub fn into_server(self) -> RaftServiceServer<Self> {
-        RaftServiceServer::new(self)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    pub fn into_server(self) -> PeerServer {
+        let server = |bytes_max| {
+            RaftServiceServer::new(self.clone())
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(bytes_max)
+        };
+        PeerServer { handshakes: server(HANDSHAKE_BYTES_MAX), streams: server(MESSAGE_BYTES_MAX) }
     }
 
     /// Who sends on a stream, and who takes what comes, if the stream is allowed.
@@ -104,6 +117,39 @@ impl PeerService {
         };
         session.check(&self.0.local.standing())?;
         Ok((session, Arc::clone(receiver)))
+    }
+}
+
+/// [`PeerService`] with its limits: who has not proven who it is makes this node set no more memory aside than a handshake needs.
+#[derive(Clone)]
+pub struct PeerServer {
+    handshakes: RaftServiceServer<PeerService>,
+    streams: RaftServiceServer<PeerService>,
+}
+
+impl NamedService for PeerServer {
+    const NAME: &'static str = RaftServiceServer::<PeerService>::NAME;
+}
+
+impl<B> Service<http::Request<B>> for PeerServer
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = tonic::codegen::BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        if request.uri().path().ends_with("/Handshake") {
+            self.handshakes.call(request)
+        } else {
+            self.streams.call(request)
+        }
     }
 }
 
@@ -245,7 +291,19 @@ impl RaftService for PeerService {
         &self,
         request: Request<Streaming<SendFilesRequest>>,
     ) -> Result<Response<Self::SendFilesStream>, Status> {
-        self.enter(request.metadata())?;
-        Err(Status::unimplemented("files are not taken yet"))
+        let (session, receiver) = self.enter(request.metadata())?;
+        let receiving = Arc::clone(&self.0.receiving);
+        let node = session.node.clone();
+        let transfer = Transfer::new(receiving, node, receiver, request.into_inner());
+        let state = (transfer, self.0.over(session));
+        let steps = stream::try_unfold(state, |(mut transfer, mut over)| async move {
+            let step = tokio::select! {
+                step = transfer.step() => step?,
+                refusal = &mut over => return Err(Status::from(refusal)),
+            };
+            let next = |step| (SendFilesResponse { step: Some(step) }, (transfer, over));
+            Ok(step.map(next))
+        });
+        Ok(Response::new(steps.boxed()))
     }
 }

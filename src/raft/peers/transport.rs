@@ -1,6 +1,8 @@
-//! [`Transport`] over gRPC: one [`Link`] for each node and lane, each with a connection of its own, so that no lane can hold up another.
+//! [`Transport`] over gRPC: one [`Link`] for each node and lane, each with a connection of its own, so that no lane can hold up another;
+//! one more for each transfer of files.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,22 +12,27 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use super::files::Sending;
 use super::link::Link;
 use super::local::Local;
 use crate::cluster::NodeName;
 use crate::raft::transport::{Failure, Lane, Transport};
+use crate::util::fs::FileSystem;
 
 /// Sends to the other nodes of the cluster.
 pub struct GrpcTransport {
     local: Arc<Local>,
     runtime: Handle,
     links: Mutex<HashMap<(NodeName, Lane), Link>>,
+    sending: Arc<Sending>,
 }
 
 impl GrpcTransport {
-    /// Sends as the node that `local` is. Connections live on the runtime of this thread and end when this is dropped.
-    pub fn new(local: Arc<Local>) -> Self {
-        Self { local, runtime: Handle::current(), links: Mutex::default() }
+    /// Sends as the node that `local` is, files of `fs` with at most `files_rate` bytes a second for each transfer. Connections live on the runtime of this thread
+    /// and end when this is dropped.
+    pub fn new(local: Arc<Local>, fs: Arc<dyn FileSystem>, files_rate: Option<NonZeroU64>) -> Self {
+        let sending = Sending::new(fs, files_rate);
+        Self { local, runtime: Handle::current(), links: Mutex::default(), sending }
     }
 
     /// Whether a stream to `node` is open on some lane.
@@ -62,10 +69,10 @@ impl Transport for GrpcTransport {
     fn send_files(
         &self,
         node: &NodeName,
-        _header: Bytes,
-        _directory: PathBuf,
+        header: Bytes,
+        directory: PathBuf,
     ) -> BoxFuture<'static, Result<Bytes, Failure>> {
-        let why = format!("node {node}: files are not sent yet");
-        Box::pin(std::future::ready(Err(Failure::Unreachable(why))))
+        let sending = Arc::clone(&self.sending);
+        Box::pin(sending.send(Arc::clone(&self.local), node.clone(), header, directory))
     }
 }

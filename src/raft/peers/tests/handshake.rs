@@ -13,7 +13,7 @@ use crate::proto::raft::{
     ExchangeRequest, Frame, HandshakeRequest, Hello, Proof, handshake_request, handshake_response,
 };
 
-type Client = RaftServiceClient<tonic::transport::Channel>;
+pub(super) type Client = RaftServiceClient<tonic::transport::Channel>;
 
 /// What a sender that is set up like `setup` hears from a node that is set up like `other`, after `node NAME at ADDRESS: `.
 async fn refusal(setup: Setup, other: Setup) -> String {
@@ -106,14 +106,14 @@ async fn a_node_that_is_starting_takes_no_messages() {
     assert_eq!(sender.call_until_replied("n2", Lane::Control, "hello").await, "re: hello");
 }
 
-async fn connect(node: &Node) -> Client {
+pub(super) async fn connect(node: &Node) -> Client {
     let second = Duration::from_secs(1);
     let keep_alive = KeepAlive { interval: second, timeout: second, while_idle: true };
     RaftServiceClient::new(open(&node.endpoint, keep_alive).await.expect("it listens"))
 }
 
 /// A handshake by hand: says `hello`, and what `prove` makes of the challenge.
-async fn shake(
+pub(super) async fn shake(
     client: &mut Client,
     hello: Hello,
     prove: impl FnOnce(crate::proto::raft::Challenge) -> Proof,
@@ -241,6 +241,12 @@ async fn what_is_no_handshake_is_refused() {
             "the hello is not what this version speaks; run one version on all nodes"
         );
     }
+    // Nobody who has not proven anything makes it set memory aside.
+    let step = Some(handshake_request::Step::Hello(Hello { node: "n".repeat(200_000), ..good }));
+    let steps = futures::stream::iter([HandshakeRequest { step }]);
+    let mut answers = client.handshake(steps).await.expect("the steps follow").into_inner();
+    let refused = answers.message().await.expect_err("it is large");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     // A proof before the hello, and nothing at all.
     for step in [Some(handshake_request::Step::Proof(Proof::default())), None] {
         let steps = futures::stream::iter([HandshakeRequest { step }]);

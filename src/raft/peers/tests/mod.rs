@@ -1,12 +1,13 @@
 //! Nodes over real loopback sockets, each with a runtime of its own that ends as a killed process does.
 
 mod exchange;
+mod files;
 mod form;
 mod handshake;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use super::*;
 use crate::cluster::{Formed, Incarnation, NodeName, Standing};
 use crate::net::Endpoint;
 use crate::raft::transport::{Failure, Lane, Receiver, Transport as _};
+use crate::util::fs::{FileSystem, RealFileSystem};
 
 /// Longer than anything takes here, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -63,6 +65,10 @@ fn formed(members: &[(&str, u128)]) -> Formed {
 /// The cluster of n1, n2 and n3 with incarnations 1, 2 and 3.
 fn three() -> Formed {
     formed(&[("n1", 1), ("n2", 2), ("n3", 3)])
+}
+
+fn fs() -> Arc<dyn FileSystem> {
+    Arc::new(RealFileSystem)
 }
 
 /// A member of [`three`].
@@ -120,13 +126,14 @@ impl Node {
         let secret = Secret::new(setup.secret);
         let local = Local::new(who, secret, setup.standing, BTreeMap::new());
         let stopping = CancellationToken::new();
-        let service = PeerService::new(Arc::clone(&local), setup.connection_age, stopping.clone());
+        let service =
+            PeerService::new(Arc::clone(&local), fs(), setup.connection_age, stopping.clone());
         let incoming = TcpListenerStream::new(TcpListener::from_std(listener).expect("a listener"));
         let serving = tonic::transport::Server::builder()
             .add_service(service.clone().into_server())
             .serve_with_incoming_shutdown(incoming, stopping.clone().cancelled_owned());
         runtime.spawn(serving);
-        let transport = GrpcTransport::new(Arc::clone(&local));
+        let transport = GrpcTransport::new(Arc::clone(&local), fs(), None);
         drop(inside);
         let endpoint = endpoint.parse().expect("an address");
         Self { runtime: Some(runtime), local, service, transport, endpoint, stopping }
@@ -201,6 +208,23 @@ struct Double {
     count: watch::Sender<usize>,
     /// Whether held messages may go.
     released: watch::Sender<bool>,
+    /// Where files go; none are wanted without.
+    staging: Mutex<Option<PathBuf>>,
+    /// What came as files: the header, and each by name.
+    installed: Mutex<Vec<(Bytes, Files)>>,
+}
+
+/// Files by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// What is in `directory`.
+fn read_all(directory: &Path) -> Files {
+    let entries = std::fs::read_dir(directory).expect("it is there");
+    let read = |path: PathBuf| {
+        let name = path.file_name().expect("it has one").to_string_lossy().into_owned();
+        (name, std::fs::read(&path).expect("a file"))
+    };
+    entries.map(|entry| read(entry.expect("an entry").path())).collect()
 }
 
 impl Double {
@@ -243,10 +267,16 @@ impl Receiver for Double {
     }
 
     fn staging(&self, _: &NodeName, _: &Bytes) -> Result<PathBuf, Bytes> {
-        Err(Bytes::from_static(b"no files are wanted here"))
+        self.staging.lock().clone().ok_or_else(|| Bytes::from_static(b"no files are wanted here"))
     }
 
-    fn received_files(&self, _: &NodeName, _: Bytes, _: PathBuf) -> BoxFuture<'static, Bytes> {
+    fn received_files(
+        &self,
+        _: &NodeName,
+        header: Bytes,
+        directory: PathBuf,
+    ) -> BoxFuture<'static, Bytes> {
+        self.installed.lock().push((header, read_all(&directory)));
         Box::pin(std::future::ready(Bytes::from_static(b"installed")))
     }
 }
