@@ -77,6 +77,7 @@ async fn nothing_is_applied_before_the_local_log_has_it() {
     log.durable.send_replace(Some(255));
     settle().await;
     assert_eq!((next(&state), hash(&state)), (256, history.hashes[256]));
+    assert_eq!(state.engine().durable(), Seqno(1), "it was one batch");
     log.durable.send_replace(None);
     let error = applying.await.expect("does not panic").expect_err("the log has failed");
     assert_eq!(error.to_string(), "the log has failed");

@@ -24,7 +24,7 @@ use crate::machine::StoredRow;
 use crate::storage::lsm::{LsmEnvironment, LsmOptions};
 use crate::storage::memory::MemoryEnvironment;
 use crate::storage::sled::{SledEnvironment, SledOptions};
-use crate::storage::{Direction, KeyRange};
+use crate::storage::{Direction, KeyRange, Seqno};
 use crate::types::{Key, RequestId, Value};
 use crate::util::fs::sim::SimFileSystem;
 use crate::util::fs::{FileSystem as _, read_file, replace_file};

@@ -72,7 +72,8 @@ async fn a_snapshot_covers_what_was_applied_when_it_was_begun() {
             _ => None,
         });
         let (log_id, members) = members.expect("the first entry has some");
-        assert_eq!(built.last_membership, StoredMembership::new(Some(log_id), members));
+        let members = StoredMembership::new(Some(log_id), members);
+        assert_eq!(built.last_membership, members);
         if kind == Kind::Memory {
             continue;
         }
@@ -81,13 +82,13 @@ async fn a_snapshot_covers_what_was_applied_when_it_was_begun() {
         let state = open(&environment, &log);
         assert!(state.applied() >= last, "{kind:?}");
         assert_eq!(current(&state).await.expect("is there").last_log_id, state.applied());
-        let applied = machine_state(&state).await;
-        assert_eq!(applied, (state.applied(), state.membership()), "{kind:?}");
+        let mut machine = StateMachine::new(Arc::clone(&state));
+        let (applied, found) = machine.applied_state().await.expect("is known");
+        assert_eq!(applied, state.applied(), "{kind:?}");
+        if next(&state) == 20 {
+            assert_eq!(found, members, "{kind:?}");
+        }
     }
-}
-
-async fn machine_state(state: &Arc<ReplicaState>) -> (Option<LogId>, StoredMembership) {
-    StateMachine::new(Arc::clone(state)).applied_state().await.expect("is known")
 }
 
 /// One replica applies; another is given its state again and again and applies some entries itself, while threads read from it.
@@ -98,7 +99,7 @@ async fn readers_see_whole_states_in_order_while_snapshots_are_installed() {
         let mut disks = Disks::new(kind, 4);
         let (source, target) = (Replica::new(&disks, 0), Replica::new(&disks, 1));
         let done = Arc::new(AtomicBool::new(false));
-        let readers: Vec<_> = (0..3)
+        let readers: Vec<_> = (0..2)
             .map(|_| {
                 let (history, done) = (Arc::clone(&history), Arc::clone(&done));
                 let state = Arc::clone(&target.state);
@@ -112,6 +113,7 @@ async fn readers_see_whole_states_in_order_while_snapshots_are_installed() {
                         assert_eq!(view_hash(&*view).expect("reads"), expected, "{kind:?}");
                         assert!(applied >= before, "{kind:?}: {applied:?} after {before:?}");
                         (before, reads) = (applied, reads + 1);
+                        std::thread::yield_now();
                     }
                     reads
                 })
