@@ -241,6 +241,11 @@ impl Group {
         }
     }
 
+    /// Whether nobody has founded the group yet, as far as this replica knows.
+    pub fn is_new(&self) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.log_id().is_none()
+    }
+
     /// Which group.
     pub const fn id(&self) -> GroupId {
         self.id
@@ -440,6 +445,12 @@ impl Group {
             // It was aborted, or has ended.
             let _ = task.await;
         }
+    }
+
+    /// openraft's own view, for simulations.
+    #[cfg(test)]
+    pub(super) fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
     }
 
     /// Answers another replica, or a node that passes a caller's request on.

@@ -13,6 +13,8 @@ pub mod peers;
 mod proposals;
 mod reads;
 mod room;
+#[cfg(test)]
+mod sim;
 pub mod state;
 pub mod transport;
 pub mod types;

@@ -155,6 +155,7 @@ impl Node {
             for (id, group) in &self.groups {
                 let preferred = *self.preferred(*id) == self.settings.node;
                 if preferred == own_turn
+                    && group.is_new()
                     && let Err(error) = group.found(self.members.clone()).await
                 {
                     tracing::error!(group = %id, %error, "the group was not founded");

@@ -142,7 +142,7 @@ impl Shard {
                 queue.push(Proposal { replica: Arc::clone(replica), command, caller })?;
                 Ok(ticket)
             }
-            Source::Replicated(place) => self.group(place)?.propose(command),
+            Source::Replicated(place) => group(place)?.propose(command),
         }
     }
 
@@ -157,7 +157,7 @@ impl Shard {
         let due = match &self.source {
             Source::Alone { replica, .. } => due(&*replica.engine),
             Source::Replicated(place) => {
-                let group = self.group(place)?;
+                let group = group(place)?;
                 group.is_leader() && group.state().with_engine(due)
             }
         };
@@ -177,7 +177,7 @@ impl Shard {
         match (&self.source, freshness) {
             (Source::Alone { .. }, _) => Ok(true),
             (Source::Replicated(place), Freshness::Stale) => {
-                self.group(place)?.check_stale().map(|()| true)
+                group(place)?.check_stale().map(|()| true)
             }
             (Source::Replicated(_), Freshness::Linearizable | Freshness::Lease) => Ok(false),
         }
@@ -190,7 +190,7 @@ impl Shard {
     /// NO_LEADER, NO_QUORUM, NOT_SERVING.
     pub async fn prepare(&self, freshness: Freshness) -> Result<()> {
         let Source::Replicated(place) = &self.source else { return Ok(()) };
-        let group = self.group(place)?;
+        let group = group(place)?;
         match freshness {
             Freshness::Linearizable => group.confirm().await,
             Freshness::Lease => group.confirm_by_lease().await,
@@ -278,7 +278,7 @@ impl Shard {
                 (replica.last_version(), replica.writes.load(Ordering::Relaxed), None)
             }
             Source::Replicated(place) => {
-                let group = self.group(place)?;
+                let group = group(place)?;
                 let state = group.state();
                 (state.last_version(), state.writes(), Some(group.status()))
             }
@@ -301,7 +301,7 @@ impl Shard {
     pub fn engine(&self) -> Result<Arc<dyn StorageEngine>> {
         match &self.source {
             Source::Alone { replica, .. } => Ok(Arc::clone(&replica.engine)),
-            Source::Replicated(place) => Ok(self.group(place)?.state().engine()),
+            Source::Replicated(place) => Ok(group(place)?.state().engine()),
         }
     }
 
@@ -309,16 +309,8 @@ impl Shard {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match &self.source {
             Source::Alone { replica, .. } => read(&*replica.engine),
-            Source::Replicated(place) => self.group(place)?.state().with_engine(read),
+            Source::Replicated(place) => group(place)?.state().with_engine(read),
         }
-    }
-
-    fn group<'a>(&self, place: &'a Place) -> Result<&'a Arc<Group>> {
-        place.get().ok_or_else(|| {
-            let message =
-                "this node has not met all members of its cluster yet; it was not applied";
-            Error::new(Reason::NotServing, message)
-        })
     }
 
     fn document(&self, entry: EntryRef<'_>) -> Result<Document> {
@@ -396,6 +388,13 @@ impl DocumentScan<'_> {
         let ttl_seconds = entry.expires_at.map(|expires_at| seconds_left(expires_at, self.now));
         Ok(Some(ScannedDocument { key, ttl_seconds, stored }))
     }
+}
+
+fn group(place: &Place) -> Result<&Arc<Group>> {
+    place.get().ok_or_else(|| {
+        let message = "this node has not met all members of its cluster yet; it was not applied";
+        Error::new(Reason::NotServing, message)
+    })
 }
 
 fn decode(entry: EntryRef<'_>) -> Result<Stored<'_>> {

@@ -197,6 +197,12 @@ impl GroupLog {
         self.shared.synced(position).await
     }
 
+    /// The last entry that is purged, for simulations.
+    #[cfg(test)]
+    pub(in crate::raft) fn purged(&self) -> Option<LogId> {
+        self.state().hard.purged
+    }
+
     /// The generation of the group's engine; 0 until one was set.
     pub fn generation(&self) -> u64 {
         self.state().hard.generation
@@ -305,7 +311,7 @@ impl GroupLog {
     }
 
     /// Removes the entries up to `purged`, which may be beyond the last: then the log goes on behind it. Not waited for.
-    pub(super) fn purge(&self, purged: LogId) -> io::Result<()> {
+    pub(super) fn purge_upto(&self, purged: LogId) -> io::Result<()> {
         let (needed, position) = {
             let mut state = self.state();
             if state.hard.purged.is_some_and(|before| before.index >= purged.index) {

@@ -317,7 +317,9 @@ fn damage(dir: &Path, position: Position, group: GroupId, detail: &str) -> wal::
 fn io_error(error: wal::Error) -> io::Error {
     let kind = match &error {
         wal::Error::Corruption { .. } => io::ErrorKind::InvalidData,
-        wal::Error::Io { source, .. } | wal::Error::Poisoned { source, .. } => source.kind(),
+        wal::Error::Io { source, .. } => source.kind(),
+        // Whatever it was at first, also a full disk: nothing is written any more.
+        wal::Error::Poisoned { .. } => io::ErrorKind::Other,
         wal::Error::DiskFull { .. } => io::ErrorKind::StorageFull,
         wal::Error::Invalid(_) => io::ErrorKind::InvalidInput,
         wal::Error::Locked { .. } => io::ErrorKind::WouldBlock,

@@ -103,8 +103,8 @@ impl GroupLog {
             if bytes >= limit.bytes as u64 || entries >= limit.entries as u64 {
                 return plan;
             }
-            // Of the first record not all may be wanted: it does not count.
-            bytes += if plan.records.is_empty() { 0 } else { span.bytes };
+            // A record of which not all is wanted may bring little.
+            bytes += if of.start == span.first { span.bytes } else { 0 };
             entries += of.end - of.start;
             plan.records.push((span.position, span.first, of));
         }
@@ -212,5 +212,92 @@ impl Iterator for Steps {
             return Some(Err(error));
         }
         self.step.pop_front().map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::raft::log::tests::{append, entry, now, opened};
+    use crate::raft::log::{GroupId, LogStore};
+    use crate::util::fs::sim::SimFileSystem;
+
+    const GROUP: GroupId = GroupId(1);
+
+    /// A log with entries of these lengths, none, some or all of them in memory.
+    fn logs(lengths: &[usize]) -> impl Iterator<Item = (LogStore, GroupLog)> {
+        [0, 1 << 20, 1 << 30].into_iter().map(move |cache_bytes| {
+            let store = opened(&Arc::new(SimFileSystem::new(1)), cache_bytes);
+            let log = store.group(GROUP);
+            let entries = (0..).zip(lengths).map(|(index, &length)| entry(1, index, length));
+            drop(append(&log, entries.collect()).expect("appended"));
+            (store, log)
+        })
+    }
+
+    fn indexes(entries: &[Entry]) -> Vec<u64> {
+        entries.iter().map(|entry| entry.log_id.index).collect()
+    }
+
+    #[test]
+    fn one_read_brings_a_mebibyte_and_at_least_one_entry() {
+        let lengths: Vec<_> = [200_000; 20].into_iter().chain([3 << 20, 10]).collect();
+        for (_store, log) in logs(&lengths) {
+            let read = |from| indexes(&log.read(from..u64::MAX, Limit::MESSAGE).expect("read"));
+            assert_eq!(read(0), [0, 1, 2, 3, 4], "1 MiB and no more");
+            assert_eq!(read(17), [17, 18, 19]);
+            assert_eq!(read(20), [20], "a larger one comes alone");
+            assert_eq!(read(21), [21]);
+            assert_eq!(read(22), [0; 0]);
+            let all = log.read(3..21, Limit::NONE).expect("read");
+            assert_eq!(indexes(&all), (3..21).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_stream_holds_one_step_and_no_more() {
+        for lengths in [vec![10; 2000], vec![50_000; 100]] {
+            for (_store, log) in logs(&lengths) {
+                let mut steps = log.steps(0..u64::MAX);
+                let mut next = 0;
+                while let Some(entry) = steps.next() {
+                    assert_eq!(entry.expect("read").log_id.index, next);
+                    next += 1;
+                    let bytes: usize = steps.step.iter().map(entry_bytes).sum();
+                    assert!(steps.step.len() < RECORD_ENTRIES_MAX && bytes <= READ_BYTES_MAX);
+                }
+                assert_eq!(next, lengths.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_ends_with_an_error_when_what_comes_next_was_purged() {
+        for (_store, log) in logs(&[10; 1000]) {
+            let mut steps = log.steps(5..900);
+            assert_eq!(steps.next().expect("some").expect("read").log_id.index, 5);
+            log.purge_upto(entry(1, 400, 0).log_id).expect("purged");
+            let error = steps.find_map(Result::err).expect("a hole");
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+            assert!(steps.next().is_none());
+            // What was purged before the first step is simply not there.
+            let rest: io::Result<Vec<_>> = log.steps(5..403).collect();
+            assert_eq!(indexes(&rest.expect("read")), [401, 402]);
+        }
+    }
+
+    #[test]
+    fn a_follower_is_sent_nothing_that_does_not_follow() {
+        use openraft::storage::RaftLogReader as _;
+        for (_store, mut log) in logs(&[10; 20]) {
+            log.purge_upto(entry(1, 4, 0).log_id).expect("purged");
+            let mut read =
+                |from| indexes(&now(log.limited_get_log_entries(from, 9)).expect("read"));
+            assert_eq!(read(4), [0; 0]);
+            assert_eq!(read(5), [5, 6, 7, 8]);
+            assert_eq!(read(9), [0; 0]);
+        }
     }
 }

@@ -153,3 +153,106 @@ fn decode_truncate(body: &[u8]) -> Option<u64> {
     let from = cursor.varint()?;
     cursor.is_empty().then_some(from)
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+    use openraft::entry::RaftEntry as _;
+    use openraft::vote::RaftLeaderId as _;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::command::Proposal;
+    use crate::raft::types::LeaderId;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId { leader_id: LeaderId::new(term, 3), index }
+    }
+
+    fn row(first: u64, lengths: &[usize]) -> Vec<Entry> {
+        let value = |&length: &usize| Proposal::from_bytes(vec![7; length].into());
+        let entry = |(index, length)| Entry::new(id(2, index), EntryPayload::Normal(value(length)));
+        (first..).zip(lengths).map(entry).collect()
+    }
+
+    #[test]
+    fn the_worked_example_of_the_format_is_what_is_written() {
+        let vote = Vote { leader_id: LeaderId::new(2, 3), committed: true };
+        let (vote, purged) = (Some(vote), Some(id(2, 4)));
+        let state = HardState { vote, committed: None, purged, generation: 1 };
+        assert_eq!(encode_state(&state, &(5..9)), [1, 2, 3, 1, 0, 1, 2, 3, 4, 5, 9, 1]);
+    }
+
+    #[test]
+    fn entries_are_split_by_bytes_and_by_number() {
+        let lengths = |entries: &[Entry]| -> Vec<_> {
+            encode_entries(entries).iter().map(|(part, _)| part.len()).collect()
+        };
+        assert_eq!(lengths(&row(0, &[10; 600])), [256, 256, 88]);
+        assert_eq!(lengths(&row(0, &[100_000; 5])), [2, 2, 1]);
+        assert_eq!(lengths(&row(0, &[10, 1_000_000, 10, 10])), [1, 1, 2]);
+        assert_eq!(lengths(&[]), [0; 0]);
+    }
+
+    #[test]
+    fn rows_with_a_gap_are_refused() {
+        let mut entries = row(4, &[1, 2, 3]);
+        entries.remove(1);
+        let mut body = Vec::new();
+        for entry in &entries {
+            put_entry(&mut body, entry);
+        }
+        assert!(decode(ENTRIES, &body.into()).is_err());
+        assert!(decode(ENTRIES, &Bytes::new()).is_err());
+    }
+
+    #[test]
+    fn states_that_contradict_themselves_are_refused() {
+        let state = HardState { purged: Some(id(1, 4)), ..HardState::default() };
+        let sound =
+            |state: &HardState, indexes| decode(STATE, &encode_state(state, &indexes).into());
+        assert!(sound(&state, 5..5).is_ok());
+        assert!(sound(&state, 4..5).is_err(), "the log begins behind what was purged");
+        #[expect(clippy::reversed_empty_ranges, reason = "that is what is refused")]
+        let backwards = 6..5;
+        assert!(sound(&HardState::default(), backwards).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_reads_back(
+            first in 0u64..1 << 40, lengths in proptest::collection::vec(0usize..300, 1..20),
+            terms in proptest::option::of(any::<(u64, bool)>()), generation: u64, from: u64, cut: prop::sample::Index,
+        ) {
+            let entries = row(first, &lengths);
+            let (_, entries_body) = encode_entries(&entries).remove(0);
+            let vote = terms.map(|(term, committed)| Vote { leader_id: LeaderId::new(term, 1), committed });
+            let purged = first.checked_sub(1).map(|last| id(1, last));
+            let state = HardState { vote, committed: vote.map(|_| id(7, from)), purged, generation };
+            let indexes = first..first + 9;
+            let records = [
+                (ENTRIES, entries_body, Record::Entries(entries)),
+                (STATE, encode_state(&state, &indexes), Record::State(state, indexes)),
+                (TRUNCATE, encode_truncate(from), Record::Truncate(from)),
+                (FORGET, Vec::new(), Record::Forget),
+            ];
+            for (kind, body, record) in records {
+                let cut = Bytes::copy_from_slice(&body[..if body.is_empty() { 0 } else { cut.index(body.len()) }]);
+                prop_assert_eq!(decode(kind, &body.into()), Ok(record));
+                // A row of entries that ends with a whole one is a shorter row.
+                prop_assert!(kind == ENTRIES || kind == FORGET || decode(kind, &cut).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(kind: u8, body: Vec<u8>) {
+            let body = Bytes::from(body);
+            for kind in [kind, 16, 17, 18, 19] {
+                if let Ok(Record::State(state, indexes)) = decode(Kind(kind), &body) {
+                    let again = encode_state(&state, &indexes);
+                    prop_assert_eq!(decode(STATE, &again.into()), Ok(Record::State(state, indexes)));
+                }
+            }
+        }
+    }
+}

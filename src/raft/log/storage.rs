@@ -159,6 +159,6 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        Self::purge(self, log_id)
+        self.purge_upto(log_id)
     }
 }

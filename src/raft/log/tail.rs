@@ -74,3 +74,36 @@ impl Tail {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::log::tests::entry;
+
+    fn tail(indexes: std::ops::Range<u64>) -> Tail {
+        let mut tail = Tail::default();
+        indexes.for_each(|index| tail.push(entry(1, index, 100)));
+        tail
+    }
+
+    fn indexes(tail: &Tail, from: u64) -> Vec<u64> {
+        tail.from(from).map(|entry| entry.log_id.index).collect()
+    }
+
+    #[test]
+    fn entries_go_at_both_ends_and_their_bytes_with_them() {
+        let mut tail = tail(5..15);
+        let each = tail.bytes() / 10;
+        assert_eq!(indexes(&tail, 13), [13, 14]);
+        assert_eq!(indexes(&tail, 0).len(), 10);
+        assert_eq!(indexes(&tail, 15), [0; 0]);
+        tail.truncate(12);
+        tail.purge(7);
+        assert_eq!((indexes(&tail, 0), tail.bytes()), ((7..12).collect(), 5 * each));
+        tail.evict(each + 1);
+        assert_eq!((tail.first(), tail.bytes()), (Some(9), 3 * each));
+        tail.evict(usize::MAX);
+        assert_eq!((tail.first(), tail.bytes()), (None, 0));
+        assert_eq!(indexes(&tail, 3), [0; 0]);
+    }
+}

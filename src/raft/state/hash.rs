@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Result;
-use crate::storage::{Direction, KeyRange, StorageEngine};
+use crate::storage::{Direction, KeyRange, Reader, StorageEngine};
 use crate::util::time::Timestamp;
 
 /// Hashes clock and rows of one moment, bookkeeping included: replicas that have applied the same entries have the same. Blocks; reads everything.
@@ -12,7 +12,11 @@ use crate::util::time::Timestamp;
 ///
 /// What the engine's reads fail with.
 pub fn state_hash(engine: &dyn StorageEngine) -> Result<u64> {
-    let view = engine.view()?;
+    view_hash(&*engine.view()?)
+}
+
+/// As [`state_hash`], of what `view` sees, which stands still.
+pub(super) fn view_hash(view: &dyn Reader) -> Result<u64> {
     let mut hash = Xxh3::new();
     hash.update(&view.clock().as_millis().to_le_bytes());
     let mut rows = view.scan(KeyRange::ALL, Direction::Forward)?;
@@ -23,7 +27,6 @@ pub fn state_hash(engine: &dyn StorageEngine) -> Result<u64> {
         }
         let expires_at = row.expires_at.map_or(u64::MAX, Timestamp::as_millis);
         hash.update(&expires_at.to_le_bytes());
-        hash.update(&[row.expires_at.is_some().into()]);
     }
     Ok(hash.digest())
 }

@@ -1,4 +1,5 @@
-//! openraft's own suite for storage: on the real file system with the log's threads, on the simulated one without.
+//! openraft's own suite for storage: on the real file system with the log's threads, on the simulated one without, and on
+//! what a crash has left of another log.
 
 use std::time::Duration;
 
@@ -8,9 +9,11 @@ use tokio::runtime::Builder;
 use tokio::task::JoinHandle;
 
 use super::machine::Machine;
+use super::workload::{GROUPS, Run, World};
 use super::*;
 use crate::raft::types::TypeConfig;
 use crate::util::fs::RealFileSystem;
+use crate::util::fs::sim::Operation;
 
 const GROUP: GroupId = GroupId(7);
 
@@ -73,22 +76,53 @@ impl Drop for Driver {
 }
 
 /// A log on a simulated disk, or on what is left of one.
-struct Simulated(SimFileSystem);
+struct Simulated {
+    fs: SimFileSystem,
+    /// Had a log before, which is forgotten first.
+    used: Option<GroupId>,
+}
 
 impl StoreBuilder<TypeConfig, GroupLog, Machine, Driver> for Simulated {
     async fn build(&self) -> Result<(Driver, GroupLog, Machine), StorageError<TypeConfig>> {
-        let fs = self.0.restart(3);
-        let store = open(&fs).expect("opened");
-        let log = store.group(GROUP);
+        let store = open(&self.fs.restart(3)).expect("opened");
+        if let Some(used) = self.used {
+            done(&store, store.forget(used)).expect("forgotten");
+        }
+        let log = store.group(self.used.unwrap_or(GROUP));
         Ok((Driver::start(store), log, Machine::default()))
     }
 }
 
-pub(super) fn passes_on(fs: &SimFileSystem) {
-    passes_in(Builder::new_current_thread().start_paused(true), Simulated(fs.clone()));
+fn passes_on(fs: &SimFileSystem, used: Option<GroupId>) {
+    let simulated = Simulated { fs: fs.clone(), used };
+    passes_in(Builder::new_current_thread().start_paused(true), simulated);
 }
 
 #[test]
 fn the_suite_passes_on_the_simulated_file_system() {
-    passes_on(&SimFileSystem::new(1));
+    passes_on(&SimFileSystem::new(1), None);
+}
+
+#[test]
+fn the_suite_passes_on_what_a_crash_at_any_sync_has_left() {
+    const STEPS: u32 = 40;
+    let run = |step: Option<u64>| {
+        let fs = SimFileSystem::new(9);
+        if let Some(step) = step {
+            fs.crash_at(step);
+        }
+        if let Ok(store) = open(&fs) {
+            let _ = Run::new(store, World::new(), 9).steps(STEPS);
+        }
+        fs
+    };
+    let syncs = run(None).log();
+    let syncs = syncs
+        .iter()
+        .filter(|entry| matches!(entry.operation, Operation::Sync | Operation::SyncDir));
+    let syncs: Vec<_> = syncs.map(|entry| entry.step).collect();
+    assert!(syncs.len() > 20, "the workload shows nothing: {syncs:?}");
+    for (step, used) in syncs.into_iter().zip((0..GROUPS).map(GroupId).cycle()) {
+        passes_on(&run(Some(step)).restart(step), (step % 2 == 0).then_some(used));
+    }
 }

@@ -2,19 +2,22 @@
 //! (`restart`), snapshots (`snapshots`), and all of it below openraft (`group`).
 
 mod apply;
+mod group;
 mod history;
 mod restart;
+mod snapshots;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures::FutureExt as _;
+use openraft::EntryPayload;
 use openraft::storage::{RaftSnapshotBuilder as _, RaftStateMachine as _};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use self::history::{History, entry};
-use super::super::types::{Entry, Outcomes, SnapshotMeta};
+use super::super::types::{Entry, Outcomes, Payload, SnapshotMeta};
 use super::*;
 use crate::command::{Change, Command, Outcome, Proposal, TtlSeconds};
 use crate::machine::StoredRow;
@@ -176,6 +179,30 @@ async fn build(state: &Arc<ReplicaState>) -> io::Result<SnapshotMeta> {
     let mut machine = StateMachine::new(Arc::clone(state));
     let mut builder = machine.try_create_snapshot_builder(true).await.expect("is forced");
     Ok(builder.build_snapshot().await?.meta)
+}
+
+/// A proposal of one command.
+fn proposal(stamp: u64, command: Command) -> Payload {
+    let stamp = Timestamp::from_millis(stamp);
+    EntryPayload::Normal(Proposal::encode(stamp, [&command].into_iter()))
+}
+
+fn put(key: &str, text: &str, ttl: u32) -> Command {
+    let key = Key::new(key.to_owned()).expect("a key");
+    let value = Value::Json(text.to_owned().into());
+    let change = Change::Put { key, value, ttl: TtlSeconds::new(ttl), if_version: None };
+    Command { change, request_id: None }
+}
+
+fn put_once(id: &str, key: &str, text: &str) -> Command {
+    Command { request_id: RequestId::new(id), ..put(key, text, 0) }
+}
+
+/// Lets everything run that can.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// A key's text, version and expiry.

@@ -146,31 +146,21 @@ async fn a_restart_answers_a_repeated_request_as_the_first() {
     for kind in KINDS {
         let disks = Disks::new(kind, 1);
         let log = LogStub::new();
-        let put = |text: &str| {
-            let change = Change::Put {
-                key: Key::new("k".to_owned()).expect("a key"),
-                value: Value::Json(text.to_owned().into()),
-                ttl: None,
-                if_version: None,
-            };
-            let command = Command { change, request_id: RequestId::new("id") };
-            let stamp = Timestamp::from_millis(NOON);
-            openraft::EntryPayload::Normal(Proposal::encode(stamp, [&command].into_iter()))
-        };
+        let put = |text: &str| proposal(NOON, put_once("id", "k", text));
         let first = [entry(0, put("1"))];
         let environment = disks.open(0);
         let state = open(&environment, &log);
-        let stored = Outcomes(vec![Outcome::Put { version: Version(1) }]);
-        assert_eq!(apply(&state, &first).await.expect("applies"), [stored.clone()], "{kind:?}");
+        let stored = [Outcomes(vec![Outcome::Put { version: Version(1) }])];
+        assert_eq!(apply(&state, &first).await.expect("applies"), stored, "{kind:?}");
         build(&state).await.expect("builds");
         drop((state, environment));
         let environment = disks.open(0);
         let state = open(&environment, &log);
         if kind == Kind::Memory {
-            assert_eq!(apply(&state, &first).await.expect("applies"), [stored.clone()]);
+            assert_eq!(apply(&state, &first).await.expect("applies"), stored);
         }
         let again = apply(&state, &[entry(1, put("2"))]).await.expect("applies");
-        assert_eq!(again, [stored], "{kind:?}");
+        assert_eq!(again, stored, "{kind:?}");
         assert_eq!(documents(&state)["k"].0, "1", "{kind:?}");
     }
 }
