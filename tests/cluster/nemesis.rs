@@ -139,7 +139,7 @@ const MISSED: u64 = 3_000;
 
 /// Settings with which logs are purged soon.
 pub(crate) const SMALL_LOG: [(&str, &str); 2] =
-    [("KVSTORE_RAFT_LOGKEEP", "10"), ("KVSTORE_RAFT_SNAPSHOTLOGSIZE", "16KB")];
+    [("KVSTORE_RAFT_LOGKEEP", "10"), ("KVSTORE_RAFT_SNAPSHOTLOGSIZE", "64KB")];
 
 /// A node is away until what it missed is in no log any more: it gets a snapshot.
 pub(crate) async fn miss_the_log(scene: &mut Scene<'_>) -> Result<(), Void> {
