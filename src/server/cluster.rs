@@ -76,8 +76,10 @@ impl Cluster {
         let log = LogStore::open(Arc::new(RealFileSystem), path, LogOptions::new(rand::random()))
             .map_err(|error| Error::Storage(error.to_string()))?;
         let age = config.http2.connection_age;
-        let service = PeerService::new(Arc::clone(&local), age, stopping.clone());
-        let transport = Arc::new(GrpcTransport::new(Arc::clone(&local)));
+        let service =
+            PeerService::new(Arc::clone(&local), Arc::new(RealFileSystem), age, stopping.clone());
+        let transport =
+            Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), None));
         let places = (0..config.hash_ring.shards).map(|_| shard::Place::default()).collect();
         Ok(Self {
             config: config.clone(),

@@ -76,6 +76,7 @@ impl Plan {
 
 /// What came of a run.
 #[derive(Debug)]
+#[expect(dead_code, reason = "it is printed")]
 pub(super) struct Report {
     pub(super) violation: Option<String>,
     pub(super) leaders: u64,

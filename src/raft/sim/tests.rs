@@ -1,6 +1,6 @@
 //! Many seeds.
 
-use super::run::{Plan, run, run_seed};
+use super::run::run_seed;
 
 fn variable(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -8,19 +8,14 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn seeds() {
+fn clusters_under_faults_lose_nothing_and_are_linearizable() {
     let (first, count) = match variable("KVSTORE_SIM_SEED") {
         Some(seed) => (seed, 1),
         None => (0, variable("KVSTORE_SIM_SEEDS").unwrap_or(20)),
     };
-    let began = std::time::Instant::now();
-    let mut bad = 0;
     for seed in first..first + count {
-        let one = std::time::Instant::now();
         let report = run_seed(seed);
-        println!("seed {seed} {:?} {report:?}", one.elapsed());
-        bad += u32::from(report.violation.is_some());
+        let shown = format!("{report:?}");
+        assert!(report.violation.is_none(), "repeat with KVSTORE_SIM_SEED={seed}: {shown}");
     }
-    println!("{:?}", began.elapsed());
-    assert_eq!(bad, 0);
 }
