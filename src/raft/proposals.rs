@@ -1,7 +1,7 @@
 //! Commands on their way into the log of a group: whatever waits becomes one entry, here or at the leader.
 //!
 //! Commands of one node go into the log in the order in which they were queued, unless one has to be sent again. A command is in the queue, in flight, or
-//! answered. What certainly was not applied goes back to the front of the queue and is tried again for as long as [`Queued::patience`] lasts; then its
+//! answered. What certainly was not applied goes back to the front of the queue and is tried again for as long as [`Proposals`]'s patience lasts; then its
 //! caller is told so. What may have been applied is told to be unknown, unless the command has a request id: a repeat of it is applied once.
 //!
 //! Bounded: at most [`IN_FLIGHT_MAX`] entries of a group wait for their outcome, so that commands gather meanwhile; an entry holds at most

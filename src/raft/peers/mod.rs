@@ -8,7 +8,7 @@
 //! | `dial`, `link`, `transport` | the side that sends: [`GrpcTransport`] |
 //! | `sessions`, `exchange`, `service` | the side that is called: [`PeerService`] |
 //! | `files/` | files from one node to another |
-//! | `form` | how the members of a cluster that is to be meet: [`form`] |
+//! | `form` | how the members of a cluster that is to be meet: [`form()`] |
 //! | `batch` | frames that travel together |
 //!
 //! # A stream, step by step
@@ -19,7 +19,7 @@
 //!
 //! # Wiring
 //!
-//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then [`form`], if the cluster
+//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then [`form()`], if the cluster
 //! is not formed yet, and its result on disk; then [`Local::set_formed`], the groups with a [`GrpcTransport`], and [`PeerService::receive_with`].
 
 mod batch;
