@@ -174,7 +174,7 @@ pub static KEYS: &[Key] = &[
         "kvstore.raft.snapshot-log-size",
         "64MB",
         "bytes that a shard writes between two snapshots, behind which its log is cut",
-        Kind::Size(64 * KB, 64 * GB, |c, v| c.raft.snapshot_log_size = v),
+        Kind::Size(KB, 64 * GB, |c, v| c.raft.snapshot_log_size = v),
     ),
     key(
         "kvstore.raft.log-max-size",

@@ -505,8 +505,12 @@ impl Group {
             Ok(staged) => staged,
             Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
         };
+        let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
         match self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
-            Ok(reply) => Reply::Installed(reply.vote),
+            Ok(reply) => {
+                tracing::info!(group = %self.id, index, "took over a snapshot of the leader");
+                Reply::Installed(reply.vote)
+            }
             Err(fatal) => self.refuse_failed(&fatal),
         }
     }

@@ -30,14 +30,12 @@ const KILLED_P99_MAX: Duration = Duration::from_secs(3);
 const STOPPED_P99_MAX: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a version that replicates"]
 async fn writes_go_on_soon_after_a_leader_is_killed() {
     let gaps = measure("failover, kill -9", async |cluster, node| cluster.kill_node(node)).await;
     assert_within(&gaps, KILLED_P99_MAX);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a version that replicates"]
 async fn writes_hardly_stop_when_a_leader_is_stopped() {
     let gaps = measure("failover, SIGTERM", async |cluster, node| {
         let status = cluster.stop_node(node).await;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use rand::Rng as _;
 use rand::seq::IteratorRandom as _;
 
-use crate::Void;
 use crate::proxy::{Link, Network};
 use crate::story::{OPERATIONS_BETWEEN, Scene};
+use crate::{PATIENCE, Void};
 
 /// How long a paused node stands still when nobody can take its place.
 const PAUSE_ALONE: Duration = Duration::from_millis(1500);
@@ -139,7 +139,7 @@ const MISSED: u64 = 3_000;
 
 /// Settings with which logs are purged soon.
 pub(crate) const SMALL_LOG: [(&str, &str); 2] =
-    [("KVSTORE_RAFT_LOGKEEP", "10"), ("KVSTORE_RAFT_SNAPSHOTLOGSIZE", "64KB")];
+    [("KVSTORE_RAFT_LOGKEEP", "10"), ("KVSTORE_RAFT_SNAPSHOTLOGSIZE", "4KB")];
 
 /// A node is away until what it missed is in no log any more: it gets a snapshot.
 pub(crate) async fn miss_the_log(scene: &mut Scene<'_>) -> Result<(), Void> {
@@ -148,6 +148,10 @@ pub(crate) async fn miss_the_log(scene: &mut Scene<'_>) -> Result<(), Void> {
     scene.load.goes_on(MISSED).await?;
     scene.start_again(node).await;
     let process = &scene.cluster.nodes[node];
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !process.has_logged("snapshot") && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     if process.has_logged("snapshot") {
         Ok(())
     } else {

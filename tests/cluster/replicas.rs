@@ -9,7 +9,6 @@ macro_rules! three_nodes {
     ($($(#[$attribute:meta])* $name:ident: $setup:expr, $fault:expr;)*) => {$(
         $(#[$attribute])*
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        #[ignore = "needs a version that replicates"]
         async fn $name() {
             run(stringify!($name), $setup, $fault).await;
         }
@@ -43,7 +42,6 @@ three_nodes! {
 
 /// What an upgrade does, one node after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs a version that replicates"]
 async fn nodes_that_are_stopped_one_after_the_other_fail_no_repeated_operation() {
     let shared = run("three, stops", Setup::of(3), nemesis::stop_one_after_the_other).await;
     assert_eq!(shared.failures(), Vec::<String>::new());
