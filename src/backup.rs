@@ -155,8 +155,9 @@ fn write(path: &Path, node: &str, engine: &str, shards: &[Shard]) -> Result<Made
     fs::create_dir_all(path).map_err(|error| failed("create", path, error))?;
     let mut keys = 0;
     for shard in shards {
-        shard.engine().checkpoint(&path.join(shard_directory(shard.id().0)))?;
-        keys += shard.engine().status().keys;
+        let engine = shard.engine()?;
+        engine.checkpoint(&path.join(shard_directory(shard.id().0)))?;
+        keys += engine.status().keys;
     }
     let mut files = Vec::new();
     collect(path, "", &mut files)?;

@@ -79,6 +79,10 @@ pub enum Reason {
     NotServing,
     /// The node refuses writes after a failed disk.
     ReadOnly,
+    /// The shard has no leader now.
+    NoLeader,
+    /// The shard's leader has no quorum behind it now.
+    NoQuorum,
     /// The write may or may not have been applied.
     OutcomeUnknown,
     /// A read did not end in time.
@@ -118,6 +122,8 @@ impl Reason {
             Self::DiskFull => "DISK_FULL",
             Self::NotServing => "NOT_SERVING",
             Self::ReadOnly => "READ_ONLY",
+            Self::NoLeader => "NO_LEADER",
+            Self::NoQuorum => "NO_QUORUM",
             Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
             Self::FailedPrecondition => "FAILED_PRECONDITION",
@@ -147,7 +153,9 @@ impl Reason {
             | Self::LimitExceeded => Kind::Invalid,
             Self::VersionMismatch => Kind::Mismatch,
             Self::Overloaded | Self::DiskFull => Kind::Overloaded,
-            Self::NotServing | Self::ReadOnly => Kind::Unavailable,
+            Self::NotServing | Self::ReadOnly | Self::NoLeader | Self::NoQuorum => {
+                Kind::Unavailable
+            }
             Self::OutcomeUnknown => Kind::Unknown,
             Self::DeadlineExceeded => Kind::Deadline,
             Self::FailedPrecondition => Kind::Precondition,

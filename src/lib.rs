@@ -23,6 +23,7 @@ pub mod server;
 pub mod shard;
 pub mod storage;
 pub mod telemetry;
+pub mod ticket;
 pub mod types;
 pub mod util;
 pub mod wal;

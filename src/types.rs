@@ -141,6 +141,8 @@ pub struct Limits {
     pub deadline_default: Duration,
     /// Longest deadline; longer ones are cut.
     pub deadline_max: Duration,
+    /// Whether reads may trust the leader's lease.
+    pub leases: bool,
 }
 
 impl Default for Limits {
@@ -158,6 +160,7 @@ impl Default for Limits {
             session_bytes: 8 << 20,
             deadline_default: Duration::from_secs(30),
             deadline_max: Duration::from_mins(1),
+            leases: false,
         }
     }
 }

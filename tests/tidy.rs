@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules with their rank: a module may import those of lower ranks. `lib.rs` and `main.rs` stand outside.
-const RANKS: [(&str, u32); 22] = [
+const RANKS: [(&str, u32); 23] = [
     ("util", 0),
     ("proto", 0),
     ("types", 1),
@@ -23,6 +23,7 @@ const RANKS: [(&str, u32); 22] = [
     ("config", 3),
     ("net", 3),
     ("machine", 4),
+    ("ticket", 4),
     ("raft", 5),
     ("shard", 6),
     ("backup", 7),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::cluster::ClusterView;
 use super::{Api, status};
 use crate::backup;
 use crate::error::{Error, Reason, Result};
@@ -35,6 +36,8 @@ pub struct Operations {
     pub config: Vec<ConfigValue>,
     /// Where backups go; `None` refuses them.
     pub backups: Option<PathBuf>,
+    /// The cluster; `None` on a node that runs alone.
+    pub cluster: Option<ClusterView>,
 }
 
 /// The operators' service. Cheap to clone.
@@ -48,6 +51,15 @@ impl AdminApi {
     /// Operates the node of `api`.
     pub fn new(api: Api, operations: Operations) -> Self {
         Self { api, operations: Arc::new(operations) }
+    }
+
+    /// Why members are neither added nor removed.
+    fn fixed_members<T>(&self) -> Result<Response<T>, Status> {
+        if self.operations.cluster.is_none() {
+            return alone();
+        }
+        let message = "the members of this cluster are those that founded it (kvstore.cluster.members); this version changes none";
+        Err(status::to_tonic(&Error::new(Reason::FailedPrecondition, message)))
     }
 
     fn node_id(&self) -> &str {
@@ -101,15 +113,25 @@ impl AdminApi {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
-    fn list_shards_now(&self) -> ListShardsResponse {
-        let shards = self.api.0.router.status().into_iter().map(|shard| Shard {
-            id: shard.id.0,
-            leader: self.node_id().to_owned(),
-            replicas: vec![self.node_id().to_owned()],
-            keys: shard.engine.keys as f64,
-            bytes: shard.engine.bytes as f64,
+    fn list_shards_now(&self) -> Result<ListShardsResponse> {
+        let own = || self.node_id().to_owned();
+        let shards = self.api.0.router.status()?.into_iter().map(|shard| {
+            let (leader, replicas) = match shard.group {
+                None => (own(), vec![own()]),
+                Some(group) => (
+                    group.leader.map(|node| node.0).unwrap_or_default(),
+                    group.replicas.into_values().map(|node| node.0).collect(),
+                ),
+            };
+            Shard {
+                id: shard.id.0,
+                leader,
+                replicas,
+                keys: shard.engine.keys as f64,
+                bytes: shard.engine.bytes as f64,
+            }
         });
-        ListShardsResponse { shards: shards.collect() }
+        Ok(ListShardsResponse { shards: shards.collect() })
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
@@ -149,6 +171,9 @@ impl AdminService for AdminApi {
         &self,
         _: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
+        if let Some(cluster) = &self.operations.cluster {
+            return Ok(Response::new(ListNodesResponse { nodes: cluster.nodes(), epoch: 0 }));
+        }
         let shards = self.api.0.router.shard_count();
         let node = Node {
             id: self.node_id().to_owned(),
@@ -164,35 +189,40 @@ impl AdminService for AdminApi {
         &self,
         _: Request<AddNodeRequest>,
     ) -> Result<Response<AddNodeResponse>, Status> {
-        alone()
+        self.fixed_members()
     }
 
     async fn remove_node(
         &self,
         _: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        alone()
+        self.fixed_members()
     }
 
     async fn drain_node(
         &self,
         _: Request<DrainNodeRequest>,
     ) -> Result<Response<DrainNodeResponse>, Status> {
-        alone()
+        self.fixed_members()
     }
 
     async fn move_leader(
         &self,
-        _: Request<MoveLeaderRequest>,
+        request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        alone()
+        let Some(cluster) = &self.operations.cluster else { return alone() };
+        let MoveLeaderRequest { shard, node } = request.into_inner();
+        let moved = cluster.move_leader(ShardId(shard), node).await;
+        moved
+            .map(|()| Response::new(MoveLeaderResponse {}))
+            .map_err(|error| status::to_tonic(&error))
     }
 
     async fn list_shards(
         &self,
         _: Request<ListShardsRequest>,
     ) -> Result<Response<ListShardsResponse>, Status> {
-        self.blocking(|admin| Ok(admin.list_shards_now())).await
+        self.blocking(Self::list_shards_now).await
     }
 
     async fn compact(

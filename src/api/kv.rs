@@ -144,7 +144,7 @@ impl Api {
         let started = std::time::Instant::now();
         let result = match self.get_now(request) {
             Ok(GetNow::Done(response)) => Ok(response),
-            Ok(GetNow::Wait(key)) => self.get_settled(key, call.deadline).await,
+            Ok(GetNow::Wait(key, freshness)) => self.get_fresh(key, freshness, call.deadline).await,
             Err(error) => Err(error),
         };
         self.record(Op::Get, started, result.as_ref().err());
@@ -155,16 +155,21 @@ impl Api {
     pub(super) fn get_now(&self, request: GetRequest) -> Result<GetNow> {
         self.check_serving()?;
         let key = validate::key(request.key, &self.0.limits)?;
-        let freshness = validate::freshness(request.consistency)?;
+        let freshness = validate::freshness(request.consistency, &self.0.limits)?;
         match self.0.router.get_now(key.as_bytes(), freshness)? {
-            None => Ok(GetNow::Wait(key)),
+            None => Ok(GetNow::Wait(key, freshness)),
             Some(document) => found(key, document).map(GetNow::Done),
         }
     }
 
-    /// Reads one key, after the writes that it may see are durable.
-    pub(super) async fn get_settled(&self, key: Key, deadline: Instant) -> Result<GetResponse> {
-        let document = self.0.router.get(key.as_bytes(), Freshness::Linearizable, deadline).await?;
+    /// Reads one key, waiting for what that takes.
+    pub(super) async fn get_fresh(
+        &self,
+        key: Key,
+        freshness: Freshness,
+        deadline: Instant,
+    ) -> Result<GetResponse> {
+        let document = self.0.router.get(key.as_bytes(), freshness, deadline).await?;
         found(key, document)
     }
 
@@ -178,7 +183,7 @@ impl Api {
             let limits = &self.0.limits;
             let bytes = request.keys.iter().map(String::len).sum();
             validate::batch_size(request.keys.len(), bytes, limits)?;
-            let freshness = validate::freshness(request.consistency)?;
+            let freshness = validate::freshness(request.consistency, &self.0.limits)?;
             let keys = request.keys.into_iter().map(|key| validate::key(key, limits));
             let keys = keys.collect::<Result<Vec<_>>>()?;
             let items =
@@ -203,7 +208,7 @@ impl Api {
             } = request;
             let query = self.query(&start_key, &end_key, prefix.as_deref(), reverse, keys_only)?;
             let limits = validate::page_limits(limit, &self.0.limits)?;
-            let freshness = validate::freshness(consistency)?;
+            let freshness = validate::freshness(consistency, &self.0.limits)?;
             let begun = if page_token.is_empty() {
                 query.clone()
             } else {
@@ -242,16 +247,16 @@ impl Api {
     pub(super) async fn stats(&self) -> Result<StatsResponse> {
         let api = self.clone();
         let collected = tokio::task::spawn_blocking(move || api.collect_stats()).await;
-        collected.map_err(|error| Error::new(Reason::Internal, error.to_string()))
+        collected.unwrap_or_else(|error| Err(Error::new(Reason::Internal, error.to_string())))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
-    fn collect_stats(&self) -> StatsResponse {
+    fn collect_stats(&self) -> Result<StatsResponse> {
         let environment = self.0.node.environment.status();
         let shards: Vec<v1::ShardStats> =
-            self.0.router.status().into_iter().map(v1::ShardStats::from).collect();
+            self.0.router.status()?.into_iter().map(v1::ShardStats::from).collect();
         let operations = self.0.metrics.operations();
-        StatsResponse {
+        Ok(StatsResponse {
             keys: shards.iter().map(|shard| shard.keys).sum(),
             bytes: shards.iter().map(|shard| shard.bytes).sum(),
             disk_bytes: environment.disk_bytes as f64,
@@ -260,7 +265,7 @@ impl Api {
             shards,
             node: self.0.node.id.clone(),
             uptime_seconds: self.uptime().as_secs_f64(),
-        }
+        })
     }
 }
 
@@ -268,8 +273,8 @@ impl Api {
 pub(super) enum GetNow {
     /// The answer.
     Done(GetResponse),
-    /// It saw a write that is not durable yet.
-    Wait(Key),
+    /// A quorum has to be asked, or it saw a write that is not durable yet.
+    Wait(Key, Freshness),
 }
 
 fn found(key: Key, document: Option<Document>) -> Result<GetResponse> {

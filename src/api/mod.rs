@@ -14,6 +14,7 @@ mod admin;
 mod admission;
 mod body;
 mod call;
+mod cluster;
 mod diagnose;
 mod documents;
 mod grpc;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::admin::{AdminApi, Operations};
 pub use self::admission::{AdmissionLayer, InFlight};
+pub use self::cluster::ClusterView;
 pub use self::http::http_router;
 pub use self::transport::{Reporter, SERVICE_NAME, grpc_routes};
 use crate::error::{Error, Reason, Result};

@@ -65,7 +65,7 @@ impl Api {
         Ok(State {
             api: self.clone(),
             query: Some(query),
-            freshness: validate::freshness(*consistency)?,
+            freshness: validate::freshness(*consistency, &self.0.limits)?,
             deadline: call.asked.then_some(call.deadline),
             left: limit.unwrap_or(u64::MAX),
             ready: VecDeque::new(),

@@ -207,12 +207,12 @@ impl Session {
         let answer = match self.api.get_now(get) {
             Ok(GetNow::Done(response)) => Ok(session_response::Result::Get(response)),
             Err(error) => Err(error),
-            Ok(GetNow::Wait(key)) => {
+            Ok(GetNow::Wait(key, freshness)) => {
                 let api = self.api.clone();
                 let call = Call::within(None, api.limits());
                 let bytes = key.as_bytes().len() + OPERATION_OVERHEAD_BYTES;
                 self.wait_for(id, bytes, Vec::new(), async move {
-                    let answer = api.get_settled(key, call.deadline).await;
+                    let answer = api.get_fresh(key, freshness, call.deadline).await;
                     api.record(Op::Get, started, answer.as_ref().err());
                     answer.map(session_response::Result::Get)
                 });

@@ -138,13 +138,14 @@ pub(super) fn request_id(text: Option<&str>) -> Result<Option<RequestId>> {
     .transpose()
 }
 
-pub(super) fn freshness(consistency: i32) -> Result<Freshness> {
+pub(super) fn freshness(consistency: i32, limits: &Limits) -> Result<Freshness> {
     match Consistency::try_from(consistency) {
         Ok(Consistency::Unspecified | Consistency::Linearizable) => Ok(Freshness::Linearizable),
         Ok(Consistency::Stale) => Ok(Freshness::Stale),
+        Ok(Consistency::Lease) if limits.leases => Ok(Freshness::Lease),
         Ok(Consistency::Lease) => Err(Error::new(
             Reason::InvalidConsistency,
-            "consistency LEASE is not switched on; use LINEARIZABLE or STALE",
+            "consistency LEASE is not switched on (kvstore.raft.leases); use LINEARIZABLE or STALE",
         )),
         Err(_) => Err(Error::new(
             Reason::InvalidConsistency,

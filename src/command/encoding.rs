@@ -101,6 +101,18 @@ impl Proposal {
         &self.0
     }
 
+    /// The same commands under another stamp.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`], when there is no room for one; nothing else is checked.
+    pub fn restamped(&self, stamp: Timestamp) -> Result<Self, Malformed> {
+        let mut buffer = self.0.to_vec();
+        let place = buffer.get_mut(1..9).ok_or(Malformed(self.0.len()))?;
+        place.copy_from_slice(&stamp.as_millis().to_le_bytes());
+        Ok(Self(buffer.into()))
+    }
+
     /// The stamp and the commands; their values share the memory of the encoding.
     ///
     /// # Errors
@@ -343,7 +355,9 @@ mod tests {
         ) {
             let stamp = Timestamp::from_millis(stamp);
             let proposal = Proposal::encode(stamp, commands.iter());
-            prop_assert_eq!(proposal.decode(), Ok((stamp, commands)));
+            prop_assert_eq!(proposal.decode(), Ok((stamp, commands.clone())));
+            let later = proposal.restamped(Timestamp::BEGINNING).and_then(|later| later.decode());
+            prop_assert_eq!(later, Ok((Timestamp::BEGINNING, commands)));
             let cut = proposal.bytes().slice(..cut.index(proposal.bytes().len()));
             prop_assert!(Proposal::from_bytes(cut).decode().is_err());
         }

@@ -20,6 +20,13 @@ pub struct Command {
     pub request_id: Option<RequestId>,
 }
 
+impl Command {
+    /// Whether it only takes away, which a nearly full disk still allows.
+    pub const fn is_delete(&self) -> bool {
+        matches!(self.change, Change::Delete { .. })
+    }
+}
+
 /// What to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

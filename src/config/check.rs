@@ -19,8 +19,8 @@ type Rule = (&'static [&'static str], fn(&Config) -> bool, &'static str);
 const RULES: &[Rule] = &[
     (
         &["kvstore.raft.election-timeout", "kvstore.raft.heartbeat-interval"],
-        |c| c.raft.election_timeout <= c.raft.heartbeat_interval,
-        "has to be longer than kvstore.raft.heartbeat-interval",
+        |c| c.raft.election_timeout < 3 * c.raft.heartbeat_interval,
+        "has to be at least three times kvstore.raft.heartbeat-interval",
     ),
     (
         &["kvstore.grpc.port", "server.port", "kvstore.grpc.enabled"],

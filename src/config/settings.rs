@@ -208,6 +208,14 @@ pub struct Raft {
     pub heartbeat_interval: Duration,
     /// `leases`: whether callers may ask for reads that trust a leader's lease (clocks must run at nearly one rate).
     pub leases: bool,
+    /// `stale-max`: longest silence of a leader after which stale reads are still answered; `None` when 0.
+    pub stale_max: Option<Duration>,
+    /// `log-keep`: entries that stay in a shard's log behind a snapshot.
+    pub log_keep: u64,
+    /// `snapshot-log-size`: bytes that a shard writes between two snapshots.
+    pub snapshot_log_size: u64,
+    /// `log-max-size`: bytes of the whole log above which the oldest part has to go.
+    pub log_max_size: u64,
 }
 
 /// `kvstore.hash-ring.*`.

@@ -159,6 +159,30 @@ pub static KEYS: &[Key] = &[
         Kind::Switch(|c, v| c.raft.leases = v),
     ),
     key(
+        "kvstore.raft.stale-max",
+        "10m",
+        "longest silence of a leader after which stale reads are still answered; 0: any",
+        Kind::Duration(0, 7 * DAY, |c, v| c.raft.stale_max = (!v.is_zero()).then_some(v)),
+    ),
+    key(
+        "kvstore.raft.log-keep",
+        "10000",
+        "entries that stay in a shard's log behind a snapshot, for nodes that were away briefly",
+        Kind::Count(0, 10_000_000, |c, v| c.raft.log_keep = v),
+    ),
+    key(
+        "kvstore.raft.snapshot-log-size",
+        "64MB",
+        "bytes that a shard writes between two snapshots, behind which its log is cut",
+        Kind::Size(64 * KB, 64 * GB, |c, v| c.raft.snapshot_log_size = v),
+    ),
+    key(
+        "kvstore.raft.log-max-size",
+        "1GB",
+        "bytes of the log of all shards above which the shard that holds the oldest part makes a snapshot",
+        Kind::Size(MB, TB, |c, v| c.raft.log_max_size = v),
+    ),
+    key(
         "kvstore.hash-ring.virtual-nodes-per-node",
         "150",
         "points of each node on the hash ring",

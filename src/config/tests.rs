@@ -295,7 +295,7 @@ fn combinations_that_cannot_work_are_refused() {
     for (yaml, refusal) in [
         (
             "kvstore.raft: { election-timeout: 100ms, heartbeat-interval: 100ms }",
-            "application.yml:1: kvstore.raft.election-timeout: has to be longer than kvstore.raft.heartbeat-interval",
+            "application.yml:1: kvstore.raft.election-timeout: has to be at least three times kvstore.raft.heartbeat-interval",
         ),
         (
             "server.port: 9090",

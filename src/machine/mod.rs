@@ -20,6 +20,20 @@ use crate::storage::{Reader, WriteBatch};
 use crate::types::{Key, REQUEST_ID_KEPT, RequestId, Value, Version};
 use crate::util::time::Timestamp;
 
+/// The last version given out in what `engine` holds.
+///
+/// # Errors
+///
+/// What its reads fail with; CORRUPTION when the row is malformed.
+pub(crate) fn last_version(engine: &dyn Reader) -> Result<Version> {
+    let Some(row) = engine.get(&record::LAST_VERSION)? else { return Ok(Version::ABSENT) };
+    let bytes =
+        row.value.as_ref().try_into().map_err(|_| {
+            Error::new(Reason::Corruption, "the row of the last version is malformed")
+        })?;
+    Ok(Version(u64::from_le_bytes(bytes)))
+}
+
 /// Rows that the commands applied so far have changed, over what the engine holds.
 struct Pending {
     /// `None`: removed.

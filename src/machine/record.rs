@@ -5,6 +5,7 @@
 //! | document | `01`, key of the document | kind (1), version (8), content |
 //! | last version | `00 76` | version (8) |
 //! | request | `00 72`, request id | outcome tag (1), fields of the outcome |
+//! | applied log id, membership | `00 61`, `00 6d` | those of replication, see `raft/state/rows.rs` |
 //!
 //! Kinds: `1` JSON text, `2` raw bytes. Outcome tags: `1` put, version (8); `2` delete, deleted (1); `3` put many, count (4). Numbers
 //! are little-endian, tags are never renumbered. Expiry is the engine's ([`storage`](crate::storage)). Rows under `00` are

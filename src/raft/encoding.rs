@@ -58,6 +58,7 @@ pub(super) fn put_maybe_log_id(buffer: &mut Vec<u8>, log_id: Option<&LogId>) {
     }
 }
 
+#[expect(clippy::option_option, reason = "malformed, none, and one are three things")]
 pub(super) fn read_maybe_log_id(cursor: &mut Cursor<'_>) -> Option<Option<LogId>> {
     Some(if read_bool(cursor)? { Some(read_log_id(cursor)?) } else { None })
 }

@@ -9,16 +9,16 @@
 //! | varint | group |
 //! | varint | replica that sends; 0: a node that is asked to serve a caller |
 //! | varint | replica that is meant |
-//! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index |
-//! | rest | append, votes and transfer: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing |
+//! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index, `7` snapshot: the header before its files, `8` move leader |
+//! | rest | append, votes, transfer and the leader's vote of a snapshot: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing; move leader: the node (slice) |
 //!
 //! # A reply
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 0 | version, `1` |
-//! | 1 | kind: `0` refused, `1` append, `2` vote, `3` transferred, `4` applied, `5` read index |
-//! | rest | refused: a [`Refusal`], its tag (1), and for `2` the leader's node (slice, empty: not known), for the others a text (slice). append and vote: see `encoding.rs`; transferred: done (1); applied: outcomes; read index: a log id, maybe |
+//! | 1 | kind: `0` refused, `1` append, `2` vote, `3` transferred, `4` applied, `5` read index, `6` installed |
+//! | rest | refused: a [`Refusal`], its tag (1), and for `2` the leader's node (slice, empty: not known), for the others a text (slice). append and vote: see `encoding.rs`; transferred: done (1); applied: outcomes; read index: a log id, maybe; installed: a vote |
 //!
 //! A message that does not name this cluster, group and replica is refused before openraft sees it.
 
@@ -26,13 +26,14 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::encoding::{
-    put_append_reply, put_append_request, put_maybe_log_id, put_transfer_request, put_vote_reply,
-    put_vote_request, read_append_reply, read_append_request, read_bool, read_maybe_log_id,
-    read_text, read_transfer_request, read_vote_reply, read_vote_request,
+    put_append_reply, put_append_request, put_maybe_log_id, put_transfer_request, put_vote,
+    put_vote_reply, put_vote_request, read_append_reply, read_append_request, read_bool,
+    read_maybe_log_id, read_text, read_transfer_request, read_vote, read_vote_reply,
+    read_vote_request,
 };
 use super::types::{
-    AppendReply, AppendRequest, GroupId, LogId, NodeName, ReplicaId, TransferRequest, VoteReply,
-    VoteRequest,
+    AppendReply, AppendRequest, GroupId, LogId, NodeName, ReplicaId, TransferRequest, Vote,
+    VoteReply, VoteRequest,
 };
 use crate::command::{Outcome, Proposal, decode_outcomes, encode_outcomes};
 use crate::util::coding::{Cursor, put_slice, put_varint};
@@ -45,11 +46,14 @@ const PRE_VOTE: u8 = 3;
 const TRANSFER: u8 = 4;
 const PROPOSE: u8 = 5;
 const READ_INDEX: u8 = 6;
+const SNAPSHOT: u8 = 7;
+const MOVE_LEADER: u8 = 8;
 
 const REFUSED: u8 = 0;
 const TRANSFERRED: u8 = 3;
 const APPLIED: u8 = 4;
 const INDEX: u8 = 5;
+const INSTALLED: u8 = 6;
 
 /// Who speaks to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +83,10 @@ pub enum Request {
     Propose(Proposal),
     /// As leader, confirms with a quorum that it leads, and tells what a read that began before has to see.
     ReadIndex,
+    /// Takes over the state in the files that follow, from the leader with this vote.
+    Snapshot(Vote),
+    /// As leader, hands leadership to the replica on that node, because an operator of another node asks for it.
+    MoveLeader(NodeName),
 }
 
 /// The answer of a replica.
@@ -90,12 +98,14 @@ pub enum Reply {
     Append(AppendReply),
     /// To [`Request::Vote`] and [`Request::PreVote`].
     Vote(VoteReply),
-    /// To [`Request::Transfer`]: whether it will campaign.
+    /// To [`Request::Transfer`]: whether it will campaign; to [`Request::MoveLeader`]: done.
     Transferred(bool),
     /// To [`Request::Propose`]: committed and applied.
     Applied(Vec<Outcome>),
     /// To [`Request::ReadIndex`]: reads may begin once this is applied.
     ReadIndex(Option<LogId>),
+    /// To [`Request::Snapshot`]: taken over, or not needed; the replica's vote.
+    Installed(Vote),
 }
 
 /// Why a request was not done.
@@ -148,6 +158,14 @@ impl Request {
                 buffer.extend_from_slice(proposal.bytes());
             }
             Self::ReadIndex => buffer.push(READ_INDEX),
+            Self::Snapshot(vote) => {
+                buffer.push(SNAPSHOT);
+                put_vote(&mut buffer, vote);
+            }
+            Self::MoveLeader(node) => {
+                buffer.push(MOVE_LEADER);
+                put_slice(&mut buffer, node.0.as_bytes());
+            }
         }
         buffer.into()
     }
@@ -172,6 +190,8 @@ impl Request {
                 Self::Propose(Proposal::from_bytes(proposal))
             }
             READ_INDEX => Self::ReadIndex,
+            SNAPSHOT => Self::Snapshot(read_vote(&mut cursor)?),
+            MOVE_LEADER => Self::MoveLeader(NodeName(read_text(&mut cursor)?.to_owned())),
             _ => return None,
         };
         cursor.is_empty().then_some((envelope, request))
@@ -205,6 +225,10 @@ impl Reply {
                 buffer.push(INDEX);
                 put_maybe_log_id(&mut buffer, log_id.as_ref());
             }
+            Self::Installed(vote) => {
+                buffer.push(INSTALLED);
+                put_vote(&mut buffer, vote);
+            }
         }
         buffer.into()
     }
@@ -225,6 +249,7 @@ impl Reply {
                 Self::Applied(decode_outcomes(outcomes).ok()?)
             }
             INDEX => Self::ReadIndex(read_maybe_log_id(&mut cursor)?),
+            INSTALLED => Self::Installed(read_vote(&mut cursor)?),
             _ => return None,
         };
         cursor.is_empty().then_some(reply)
@@ -259,5 +284,87 @@ impl Refusal {
             7 => Self::Failed(text),
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::raft::types::LeaderId;
+    use crate::types::Version;
+    use openraft::vote::RaftLeaderId as _;
+
+    const ENVELOPE: Envelope =
+        Envelope { cluster: Uuid::from_u128(7), group: GroupId(3), from: 1, to: 300 };
+
+    fn vote() -> Vote {
+        Vote { leader_id: LeaderId::new(4, 2), committed: true }
+    }
+
+    #[test]
+    fn every_request_reads_back_and_no_part_of_one_does() {
+        let requests = [
+            Request::Append(AppendRequest {
+                vote: vote(),
+                prev_log_id: None,
+                entries: Vec::new(),
+                leader_commit: None,
+            }),
+            Request::Vote(VoteRequest::new(vote(), None)),
+            Request::PreVote(VoteRequest::new(vote(), None)),
+            Request::Transfer(TransferRequest::new(vote(), 2, None)),
+            Request::ReadIndex,
+            Request::Snapshot(vote()),
+            Request::MoveLeader(NodeName("n2".to_owned())),
+        ];
+        for request in requests {
+            let bytes = request.encode(&ENVELOPE);
+            let (envelope, read) = Request::decode(&bytes).expect("just encoded");
+            assert_eq!((envelope, read.encode(&envelope)), (ENVELOPE, bytes.clone()));
+            for end in 0..bytes.len() {
+                assert!(Request::decode(&bytes.slice(..end)).is_none(), "{request:?} cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_reply_reads_back_and_no_part_of_one_does() {
+        let text = || "why".to_owned();
+        let replies = [
+            Reply::Append(AppendReply::Conflict),
+            Reply::Vote(VoteReply::new(vote(), None, true)),
+            Reply::Transferred(true),
+            Reply::Applied(vec![Outcome::Put { version: Version(9) }]),
+            Reply::ReadIndex(None),
+            Reply::Installed(vote()),
+            Reply::Refused(Refusal::NotHere(text())),
+            Reply::Refused(Refusal::NotLeader(None)),
+            Reply::Refused(Refusal::NotLeader(Some(NodeName(text())))),
+            Reply::Refused(Refusal::NoQuorum(text())),
+            Reply::Refused(Refusal::Overloaded(text())),
+            Reply::Refused(Refusal::DiskFull(text())),
+            Reply::Refused(Refusal::Unknown(text())),
+            Reply::Refused(Refusal::Failed(text())),
+        ];
+        for reply in replies {
+            let bytes = reply.encode();
+            assert_eq!(Reply::decode(&bytes).as_ref(), Some(&reply));
+            for end in 0..bytes.len() {
+                assert_ne!(Reply::decode(&bytes.slice(..end)), Some(reply.clone()));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_or_refused(mut bytes: Vec<u8>) {
+            if let Some(first) = bytes.first_mut() {
+                *first = VERSION;
+            }
+            let bytes = Bytes::from(bytes);
+            let _ = (Request::decode(&bytes), Reply::decode(&bytes));
+        }
     }
 }

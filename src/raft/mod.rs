@@ -1,12 +1,25 @@
 //! Replication: log, replicate, commit, apply. openraft decides; this module gives it a log (`log/`, kept in `wal/`), a state machine
-//! (`machine/` of the crate on a storage engine) and peers (`transport.rs`), and is the only seam between async code and blocking storage.
+//! (`state/`: `machine/` of the crate on a storage engine) and peers (`transport.rs`), and is the only seam between async code and blocking storage.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the log and the state machine, which come next, use the rest")
-)]
+mod blocking;
 mod encoding;
+mod files;
+mod group;
+pub mod log;
 pub mod message;
+mod network;
+mod node;
 pub mod peers;
+mod proposals;
+mod reads;
+mod room;
+#[cfg(test)]
+mod sim;
+pub mod state;
 pub mod transport;
 pub mod types;
+
+pub use self::group::{Group, Settings, Status};
+pub use self::node::{Inbound, LogLimits, Members, Node};
+pub use self::proposals::Budget;
+pub use self::room::Room;

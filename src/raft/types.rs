@@ -65,6 +65,8 @@ pub type Membership = openraft::Membership<ReplicaId, NodeName>;
 pub type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
 /// What a snapshot covers.
 pub type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
+/// A snapshot: what it covers, and a handle on it.
+pub type Snapshot<D> = alias::SnapshotOf<TypeConfig, D>;
 /// Log entries from a leader, or a sign of life.
 pub type AppendRequest = openraft::raft::AppendEntriesRequest<TypeConfig>;
 /// The answer to it.

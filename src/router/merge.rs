@@ -41,9 +41,10 @@ pub(super) fn page(shards: &[Shard], query: &Query, limits: PageLimits) -> Resul
     if query.range().is_empty() {
         return Ok(page);
     }
+    let readers = shards.iter().map(Shard::reader).collect::<Result<Vec<_>>>()?;
     let mut sources = BinaryHeap::with_capacity(shards.len());
-    for shard in shards {
-        let scan = shard.scan(query.range(), query.direction())?;
+    for reader in &readers {
+        let scan = reader.scan(query.range(), query.direction())?;
         sources.extend(Source::open(scan, query)?);
     }
     let mut bytes = 0;

@@ -12,6 +12,7 @@ mod query;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -22,19 +23,11 @@ pub use self::merge::{Item, Page};
 pub use self::query::{PageLimits, Query};
 use crate::command::{Change, Command, Outcome, TtlSeconds};
 use crate::error::{Error, Reason, Result};
-use crate::shard::{Document, Shard, ShardStatus, Ticket};
+pub use crate::shard::Freshness;
+use crate::shard::{Document, Shard, ShardStatus};
 use crate::storage::KeyRange;
+use crate::ticket::Ticket;
 use crate::types::{Key, RequestId, ShardId, Value, Version};
-
-/// How fresh a read must be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Freshness {
-    /// Sees every write acknowledged before the read began, and nothing that could still be lost.
-    #[default]
-    Linearizable,
-    /// Whatever is at hand.
-    Stale,
-}
 
 /// All shards of this node, by slice of the hash space. Cheap to clone.
 #[derive(Clone)]
@@ -181,10 +174,9 @@ impl Router {
         deadline: Instant,
     ) -> Result<Option<Document>> {
         let shard = self.shard(key);
+        prepared(shard, freshness, deadline).await?;
         let document = shard.get(key)?;
-        if freshness == Freshness::Linearizable && !shard.is_settled() {
-            settled(shard, deadline).await?;
-        }
+        settled(shard, freshness, deadline).await?;
         Ok(document)
     }
 
@@ -195,6 +187,9 @@ impl Router {
     /// As [`Self::get`].
     pub fn get_now(&self, key: &[u8], freshness: Freshness) -> Result<Option<Option<Document>>> {
         let shard = self.shard(key);
+        if !shard.is_prepared(freshness)? {
+            return Ok(None);
+        }
         let document = shard.get(key)?;
         Ok((freshness == Freshness::Stale || shard.is_settled()).then_some(document))
     }
@@ -211,26 +206,29 @@ impl Router {
         freshness: Freshness,
         deadline: Instant,
     ) -> Result<Vec<Item>> {
-        let router = self.clone();
-        let (items, touched) = blocking(move || router.read_many(keys, bytes_max)).await?;
-        if freshness == Freshness::Linearizable {
-            try_join_all(touched.iter().map(|&id| settled(&self.shards[id], deadline))).await?;
+        let mut parts: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (position, key) in keys.iter().enumerate() {
+            let shard = shard_of(key.as_bytes(), self.shard_count()).0 as usize;
+            parts.entry(shard).or_default().push(position);
         }
+        let touched: Vec<_> = parts.keys().map(|&id| &self.shards[id]).collect();
+        try_join_all(touched.iter().map(|shard| prepared(shard, freshness, deadline))).await?;
+        let router = self.clone();
+        let items = blocking(move || router.read_many(keys, parts, bytes_max)).await?;
+        try_join_all(touched.iter().map(|shard| settled(shard, freshness, deadline))).await?;
         Ok(items)
     }
 
-    fn read_many(&self, keys: Vec<Key>, bytes_max: usize) -> Result<(Vec<Item>, Vec<usize>)> {
-        let mut parts: Vec<Vec<usize>> = vec![Vec::new(); self.shards.len()];
-        for (position, key) in keys.iter().enumerate() {
-            parts[shard_of(key.as_bytes(), self.shard_count()).0 as usize].push(position);
-        }
+    /// Reads `keys`, of which `parts` has the positions by shard.
+    fn read_many(
+        &self,
+        keys: Vec<Key>,
+        parts: BTreeMap<usize, Vec<usize>>,
+        bytes_max: usize,
+    ) -> Result<Vec<Item>> {
         let mut found: Vec<Option<Document>> = vec![None; keys.len()];
         let mut bytes = 0;
-        let mut touched = Vec::new();
-        for (id, positions) in
-            parts.into_iter().enumerate().filter(|(_, positions)| !positions.is_empty())
-        {
-            touched.push(id);
+        for (id, positions) in parts {
             let part: Vec<&[u8]> =
                 positions.iter().map(|&position| keys[position].as_bytes()).collect();
             self.shards[id].get_many(&part, &mut |index, document| {
@@ -253,7 +251,7 @@ impl Router {
             let Document { value, version, ttl_seconds } = document?;
             Some(Item { key, value: Some(value), version, ttl_seconds })
         });
-        Ok((items.collect(), touched))
+        Ok(items.collect())
     }
 
     /// One page of `query`, in order; each shard's part is of one moment.
@@ -268,16 +266,19 @@ impl Router {
         freshness: Freshness,
         deadline: Instant,
     ) -> Result<Page> {
+        try_join_all(self.shards.iter().map(|shard| prepared(shard, freshness, deadline))).await?;
         let router = self.clone();
         let page = blocking(move || merge::page(&router.shards, &query, limits)).await?;
-        if freshness == Freshness::Linearizable {
-            try_join_all(self.shards.iter().map(|shard| settled(shard, deadline))).await?;
-        }
+        try_join_all(self.shards.iter().map(|shard| settled(shard, freshness, deadline))).await?;
         Ok(page)
     }
 
     /// Figures of all shards in order of id. Blocks for a moment: not for runtime threads that serve requests.
-    pub fn status(&self) -> Vec<ShardStatus> {
+    ///
+    /// # Errors
+    ///
+    /// NOT_SERVING.
+    pub fn status(&self) -> Result<Vec<ShardStatus>> {
         self.shards.iter().map(Shard::status).collect()
     }
 
@@ -289,7 +290,7 @@ impl Router {
     pub fn compact(&self, only: Option<ShardId>) -> Result<u32> {
         let mut compacted = 0;
         for shard in self.chosen(only)? {
-            shard.engine().compact(KeyRange::ALL)?;
+            shard.engine()?.compact(KeyRange::ALL)?;
             compacted += 1;
         }
         Ok(compacted)
@@ -301,8 +302,9 @@ impl Router {
     ///
     /// What the engine fails with; the other shards are flushed all the same.
     pub fn flush(&self) -> Result<()> {
-        let flushed: Vec<_> = self.shards.iter().map(|shard| shard.engine().flush()).collect();
-        flushed.into_iter().collect::<Result<(), _>>().map_err(Error::from)
+        let flush = |shard: &Shard| shard.engine()?.flush().map_err(Error::from);
+        let flushed: Vec<_> = self.shards.iter().map(flush).collect();
+        flushed.into_iter().collect()
     }
 
     fn chosen(&self, only: Option<ShardId>) -> Result<&[Shard]> {
@@ -333,8 +335,20 @@ async fn wait(mut ticket: Ticket, deadline: Instant) -> Result<Outcome> {
     }
 }
 
-async fn settled(shard: &Shard, deadline: Instant) -> Result<()> {
-    if shard.is_settled() {
+/// Waits until a read of `shard` may begin.
+async fn prepared(shard: &Shard, freshness: Freshness, deadline: Instant) -> Result<()> {
+    if shard.is_prepared(freshness)? {
+        return Ok(());
+    }
+    timeout_at(deadline, shard.prepare(freshness)).await.unwrap_or_else(|_| {
+        let message = "the deadline passed while the read waited for a quorum of its shard";
+        Err(Error::new(Reason::NoQuorum, message))
+    })
+}
+
+/// Waits until what a read of `shard` saw is durable.
+async fn settled(shard: &Shard, freshness: Freshness, deadline: Instant) -> Result<()> {
+    if freshness == Freshness::Stale || shard.is_settled() {
         return Ok(());
     }
     timeout_at(deadline, shard.settled()).await.unwrap_or_else(|_| {

@@ -1,232 +1,256 @@
-//! From a data directory and the configuration to a member of a cluster.
+//! A node's part in a cluster: meets the other members, then runs its replica of every shard.
 //!
-//! Order: the data directory is opened ([`DataDirectory`]), [`local`] makes of it what peers see of this node, its service is on the gRPC port, [`form`] waits until
-//! the cluster is formed and makes that durable. Only then may Raft groups be opened: a vote must not be given by a directory that its cluster does not know.
+//! The ports are open before the cluster is formed, because members meet on the gRPC port and orchestrators ask the HTTP port whether the process lives. Until then every
+//! operation answers NOT_SERVING and the node is not ready.
+//!
+//! Stop: leadership is handed over while the node still serves; then connections drain, groups stop, engines are flushed, and the log is closed.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::identity::{DataDirectory, Identity, Place};
-use crate::cluster::{Formed, NodeName, Standing};
-use crate::config::Config;
-use crate::raft::peers::{self, Addresses, Local, Secret, Who};
-use crate::util::fs::RealFileSystem;
+use super::forming::form;
+use super::identity::DataDirectory;
+use crate::api::ClusterView;
+use crate::cluster::{NodeName, first_replicas};
+use crate::config::{Config, SyncMode};
+use crate::raft::log::{LogOptions, LogStore};
+use crate::raft::peers::{GrpcTransport, Local, PeerService};
+use crate::raft::{Budget, Inbound, LogLimits, Node, Room, Settings};
+use crate::shard::{self, Shard};
+use crate::storage::Environment;
+use crate::telemetry::{ComponentHealth, Status};
+use crate::types::ShardId;
+use crate::util::fs::{FileSystem as _, RealFileSystem};
+use crate::util::time::{Clock, SystemClock};
 
-/// What peers see of the node of this directory; `None` for a node by itself.
-///
-/// # Errors
-///
-/// When an address in the configuration is none.
-pub(super) fn local(identity: &Identity, config: &Config) -> Result<Option<Arc<Local>>, Error> {
-    let Place::Member(standing) = &identity.place else { return Ok(None) };
-    let mut addresses = Addresses::new();
-    for member in &config.cluster.members {
-        let endpoint = member.address.parse().map_err(|why| {
-            Error::Unsupported(format!("kvstore.cluster.members: {}: {why}", member.address))
-        })?;
-        addresses.insert(NodeName(member.node.clone()), endpoint);
-    }
-    let who = Who {
-        node: NodeName(identity.node.clone()),
-        incarnation: identity.incarnation,
-        shards: identity.shards,
-    };
-    let secret = Secret::new(config.cluster.secret.clone());
-    Ok(Some(Local::new(who, secret, standing.clone(), addresses)))
+/// Most bytes of commands that are on their way, in all groups of the node.
+const BUDGET_BYTES: usize = 256 << 20;
+
+/// What part of the reserve on disk an engine may use for what is committed; the leader refuses new commands above all of it.
+const ENGINE_RESERVE_PART: u64 = 4;
+
+/// A member of a cluster.
+pub(super) struct Cluster {
+    config: Config,
+    /// Held for as long as the node runs.
+    directory: Mutex<Option<DataDirectory>>,
+    local: Arc<Local>,
+    transport: Arc<GrpcTransport>,
+    service: PeerService,
+    environment: Arc<dyn Environment>,
+    log: Arc<LogStore>,
+    places: Vec<shard::Place>,
+    node: Arc<OnceLock<Arc<Node>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    stopping: CancellationToken,
 }
 
-/// Waits until the cluster of `data` is formed, and lets peers know once that is durable. At once when it was formed before. Until it ends the service for
-/// peers has to be served; it ends when all members have met, or when it is dropped, after which it may be called anew.
-///
-/// # Errors
-///
-/// [`Error::Foreign`], with what another node said, when this one cannot become a member as it is set up: it has to end with that. Or the disk's.
-pub(super) async fn form(
-    mut data: DataDirectory,
-    local: &Local,
-) -> Result<(DataDirectory, Formed), Error> {
-    let formed = peers::form(local).await.map_err(|refusal| Error::Foreign(refusal.message))?;
-    let durable = formed.clone();
-    let data = tokio::task::spawn_blocking(move || {
-        if data.identity.place != Place::Member(Standing::Formed(durable.clone())) {
-            data.set_formed(&RealFileSystem, durable)?;
-        }
-        Ok::<_, Error>(data)
-    })
-    .await
-    .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
-    local.set_formed(formed.clone());
-    Ok((data, formed))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-    use std::time::Duration;
-
-    use tokio::runtime::Runtime;
-    use tokio::task::JoinHandle;
-    use tokio_stream::wrappers::TcpListenerStream;
-    use tokio_util::sync::CancellationToken;
-
-    use super::*;
-    use crate::config::Member;
-    use crate::raft::peers::PeerService;
-
-    const NAMES: [&str; 3] = ["n1", "n2", "n3"];
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    /// Data directories and ports of three nodes.
-    struct World {
-        directories: Vec<tempfile::TempDir>,
-        members: Vec<Member>,
-    }
-
-    /// A node of it that runs.
-    struct Running {
-        runtime: Option<Runtime>,
-        outcome: JoinHandle<Result<Formed, String>>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let listeners: Vec<_> =
-                NAMES.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-            let members = NAMES.iter().zip(&listeners).map(|(name, listener)| Member {
-                node: (*name).to_owned(),
-                address: listener.local_addr().expect("it is bound").to_string(),
-            });
-            Self {
-                members: members.collect(),
-                directories: NAMES
-                    .iter()
-                    .map(|_| tempfile::tempdir().expect("a directory"))
-                    .collect(),
-            }
-        }
-
-        fn config(&self, index: usize) -> Config {
-            let mut config = Config::default();
-            NAMES[index].clone_into(&mut config.node.id);
-            self.directories[index].path().clone_into(&mut config.storage.data_dir);
-            config.cluster.members.clone_from(&self.members);
-            config.cluster.secret = "s3cret".to_owned();
-            config
-        }
-
-        /// Starts a node as the server does: directory, port, cluster.
-        fn start(&self, index: usize) -> Running {
-            let config = self.config(index);
-            let data = DataDirectory::open(&RealFileSystem, &config).expect("its own directory");
-            let local = local(&data.identity, &config).expect("addresses").expect("a member");
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            let address = self.members[index].address.clone();
-            let listener = retry(|| TcpListener::bind(&address));
-            listener.set_nonblocking(true).expect("a socket");
-            let outcome = runtime.spawn(async move {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let service = PeerService::new(
-                    Arc::clone(&local),
-                    Arc::new(RealFileSystem),
-                    None,
-                    CancellationToken::new(),
-                );
-                let port = tonic::transport::Server::builder()
-                    .add_service(service.into_server())
-                    .serve_with_incoming(TcpListenerStream::new(listener));
-                tokio::spawn(port);
-                let formed = form(data, &local).await.map_err(|error| error.to_string())?;
-                // The directory is held for as long as the node runs.
-                tokio::spawn(async move {
-                    let _data = formed.0;
-                    std::future::pending::<()>().await;
-                });
-                Ok(formed.1)
-            });
-            Running { runtime: Some(runtime), outcome }
-        }
-
-        fn wipe(&self, index: usize) {
-            for name in ["identity.json", "LOCK"] {
-                std::fs::remove_file(self.directories[index].path().join(name))
-                    .expect("it is there");
-            }
-        }
-    }
-
-    fn retry<T>(mut work: impl FnMut() -> std::io::Result<T>) -> T {
-        let until = std::time::Instant::now() + PATIENCE;
-        loop {
-            match work() {
-                Ok(done) => return done,
-                Err(error) if std::time::Instant::now() > until => panic!("{error}"),
-                Err(_) => std::thread::yield_now(),
-            }
-        }
-    }
-
-    impl Running {
-        async fn formed(&mut self) -> Result<Formed, String> {
-            let outcome = tokio::time::timeout(PATIENCE, &mut self.outcome).await;
-            outcome.expect("in time").expect("it runs")
-        }
-
-        fn kill(mut self) {
-            let runtime = self.runtime.take().expect("it runs");
-            let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
-            ended.join().expect("a runtime ends");
-        }
-    }
-
-    impl Drop for Running {
-        fn drop(&mut self) {
-            if let Some(runtime) = self.runtime.take() {
-                runtime.shutdown_background();
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_cluster_is_formed_once_and_stays_over_restarts() {
-        let world = World::new();
-        // A node that is killed while it waits comes back as the same one.
-        let waits = world.start(2);
-        assert!(!waits.outcome.is_finished());
-        waits.kill();
-        let mut nodes: Vec<Running> = [2, 0, 1].map(|index| world.start(index)).into();
-        let first = nodes[0].formed().await.expect("a cluster");
-        for node in &mut nodes[1..] {
-            assert_eq!(node.formed().await.expect("the same cluster"), first);
-        }
-        nodes.into_iter().for_each(Running::kill);
-        // From now on none needs the others to know what it belongs to.
-        let mut alone = world.start(1);
-        assert_eq!(alone.formed().await.expect("it is on its disk"), first);
-    }
-
-    #[tokio::test]
-    async fn a_node_that_was_wiped_ends_with_what_to_do_and_stays_refused() {
-        let world = World::new();
-        let mut nodes: Vec<Running> = [0, 1, 2].map(|index| world.start(index)).into();
-        for node in &mut nodes {
-            node.formed().await.expect("a cluster");
-        }
-        nodes.pop().expect("three nodes").kill();
-        world.wipe(2);
-        for _ in 0..2 {
-            let mut wiped = world.start(2);
-            let refusal = wiped.formed().await.expect_err("it is not the n3 that they know");
-            assert!(
-                refusal.starts_with("node n3 presents incarnation ")
-                    && refusal.ends_with(": its data directory was wiped or replaced; remove it and add it under a new name"),
-                "{refusal}"
+impl Cluster {
+    /// Opens the log of a member whose data directory is `directory`. Blocks. Called on the runtime that its tasks shall run on.
+    pub(super) fn open(
+        config: &Config,
+        directory: DataDirectory,
+        local: Arc<Local>,
+        environment: Arc<dyn Environment>,
+        stopping: CancellationToken,
+    ) -> Result<Self, Error> {
+        let data = &config.storage.data_dir;
+        if config.storage.sync != SyncMode::Always {
+            tracing::warn!(
+                "kvstore.storage.sync is not heeded in a cluster: its log is always synced"
             );
-            wiped.kill();
         }
+        for name in ["in", "out"] {
+            let path = snapshots(data, name);
+            remove_directory(&path).map_err(|source| Error::file("clear", &path, source))?;
+            let created = RealFileSystem.create_dir_all(&path);
+            created.map_err(|source| Error::file("create", &path, source))?;
+        }
+        let path = data.join("raft");
+        let log = LogStore::open(Arc::new(RealFileSystem), path, LogOptions::new(rand::random()))
+            .map_err(|error| Error::Storage(error.to_string()))?;
+        let age = config.http2.connection_age;
+        let service =
+            PeerService::new(Arc::clone(&local), Arc::new(RealFileSystem), age, stopping.clone());
+        let transport =
+            Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), None));
+        let places = (0..config.hash_ring.shards).map(|_| shard::Place::default()).collect();
+        Ok(Self {
+            config: config.clone(),
+            directory: Mutex::new(Some(directory)),
+            local,
+            transport,
+            service,
+            environment,
+            log: Arc::new(log),
+            places,
+            node: Arc::default(),
+            tasks: Mutex::default(),
+            stopping,
+        })
+    }
+
+    /// The cluster's shards; they serve once [`Self::join`] has returned.
+    pub(super) fn shards(&self, clock: &Arc<dyn Clock>) -> Vec<Shard> {
+        let shard = |(number, place): (u32, &shard::Place)| {
+            Shard::replicated(ShardId(number), Arc::clone(place), Arc::clone(clock))
+        };
+        (0..).zip(&self.places).map(shard).collect()
+    }
+
+    /// What peers call.
+    pub(super) fn service(&self) -> PeerService {
+        self.service.clone()
+    }
+
+    /// What operators see.
+    pub(super) fn view(self: &Arc<Self>) -> ClusterView {
+        let members = self.config.cluster.members.iter();
+        let transport = Arc::clone(&self.transport);
+        ClusterView {
+            own: NodeName(self.config.node.id.clone()),
+            members: members.map(|it| (NodeName(it.node.clone()), it.address.clone())).collect(),
+            groups: Arc::clone(&self.node),
+            reaches: Box::new(move |node| transport.reaches(node)),
+        }
+    }
+
+    /// Bytes of the log's files.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log.status().wal.disk_bytes
+    }
+
+    /// Meets the other members, then starts the groups.
+    ///
+    /// # Errors
+    ///
+    /// When this node cannot be a member as it is set up, or its data is damaged: the process has to end.
+    pub(super) async fn join(self: Arc<Self>) -> Result<(), Error> {
+        let directory = self.directory.lock().take().expect("a node joins once");
+        let (directory, formed) = form(directory, &self.local).await?;
+        *self.directory.lock() = Some(directory);
+        let config = &self.config;
+        let data = &config.storage.data_dir;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let settings = Settings {
+            cluster: formed.cluster,
+            node: NodeName(config.node.id.clone()),
+            election_timeout: config.raft.election_timeout,
+            heartbeat_interval: config.raft.heartbeat_interval,
+            log_keep: config.raft.log_keep,
+            stale_max: config.raft.stale_max,
+            budget: Budget::new(BUDGET_BYTES),
+            room: Arc::new(Room::new(
+                Arc::new(RealFileSystem),
+                data.clone(),
+                config.storage.disk_free_min,
+            )),
+            transport: Arc::clone(&self.transport) as _,
+            clock,
+            outbox: snapshots(data, "out"),
+            fs: Arc::new(RealFileSystem),
+        };
+        let limits = LogLimits {
+            snapshot_bytes: config.raft.snapshot_log_size,
+            log_bytes: config.raft.log_max_size,
+        };
+        let node = Node::start(
+            config.hash_ring.shards,
+            first_replicas(formed.members.keys()),
+            Arc::clone(&self.log),
+            Arc::clone(&self.environment),
+            settings,
+            limits,
+            snapshots(data, "in"),
+            self.stopping.clone(),
+        );
+        let node = node.await.map_err(|error| Error::Storage(error.to_string()))?;
+        for (place, group) in self.places.iter().zip(node.groups()) {
+            assert!(place.set(Arc::clone(group)).is_ok(), "a node joins once");
+        }
+        assert!(self.node.set(Arc::clone(&node)).is_ok(), "a node joins once");
+        self.service.receive_with(Arc::new(Inbound(Arc::clone(&node))));
+        *self.tasks.lock() = node.start_tasks();
+        tracing::info!(
+            cluster = %formed.cluster,
+            members = crate::cluster::list(formed.members.keys()),
+            "joined the cluster"
+        );
+        Ok(())
+    }
+
+    /// Whether every shard works here and knows its leader.
+    pub(super) fn is_ready(&self) -> bool {
+        self.node.get().is_some_and(|node| {
+            node.groups().all(|group| {
+                let status = group.status();
+                status.failed.is_none() && status.leader.is_some()
+            })
+        })
+    }
+
+    /// The health of every shard, by name.
+    pub(super) fn health(&self) -> ComponentHealth {
+        let Some(node) = self.node.get() else {
+            return ComponentHealth::new(Status::OutOfService)
+                .detail("reason", "this node has not met all members of its cluster yet");
+        };
+        let shards = node.status().into_iter().map(|status| {
+            let well = status.failed.is_none() && status.leader.is_some();
+            let mut health = ComponentHealth::new(if well { Status::Up } else { Status::Down })
+                .detail("role", if status.leads { "leader" } else { "follower" })
+                .detail("term", status.term)
+                .detail("lastIndex", status.last_index)
+                .detail("appliedIndex", status.applied_index);
+            if let Some(leader) = status.leader {
+                health = health.detail("leader", leader.0);
+            }
+            if let Some(why) = status.failed {
+                health = health.detail("error", why);
+            }
+            (ShardId(status.group.0).to_string(), health)
+        });
+        ComponentHealth::composite(shards.collect::<BTreeMap<_, _>>())
+    }
+
+    /// Hands the leadership of all shards to other nodes.
+    pub(super) async fn hand_over(&self) {
+        if let Some(node) = self.node.get() {
+            node.hand_over().await;
+        }
+    }
+
+    /// Stops the groups. Nothing arrives any more.
+    pub(super) async fn stop(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            // It ends with the token; a panic was reported by its hook.
+            let _ = task.await;
+        }
+        if let Some(node) = self.node.get() {
+            node.stop().await;
+        }
+    }
+}
+
+/// The part of the reserve on disk that an engine in a cluster keeps.
+pub(super) const fn engine_reserve(free_min: u64) -> u64 {
+    free_min / ENGINE_RESERVE_PART
+}
+
+fn snapshots(data: &Path, direction: &str) -> PathBuf {
+    data.join("snapshots").join(direction)
+}
+
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

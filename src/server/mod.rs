@@ -5,8 +5,8 @@
 //! Stop: not ready (health says so) - no more connections and calls, GOAWAY on those that are open, sessions end - calls that
 //! run may finish, for at most `kvstore.shutdown.timeout` - what is queued is written - engines are flushed - done.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the node, which comes next, starts with it"))]
 mod cluster;
+mod forming;
 mod identity;
 mod listen;
 mod process;
@@ -25,13 +25,14 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
+use self::cluster::Cluster;
 use self::listen::{Listener, Shared};
 pub use self::process::run;
 pub use self::restore::restore;
 use self::storage::Storage;
 use self::workers::Workers;
 use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
-use crate::config::{Config, Loaded};
+use crate::config::{self, Config, Loaded};
 use crate::proto::admin::ConfigValue;
 use crate::telemetry::{ComponentHealth, EngineCollector, Health, Metrics, Status};
 use crate::types::Limits;
@@ -97,6 +98,8 @@ pub struct Server {
     ports: Vec<JoinHandle<()>>,
     workers: Arc<Workers>,
     tasks: Vec<JoinHandle<()>>,
+    /// A member that has not met its cluster yet.
+    joining: Option<JoinHandle<Result<(), Error>>>,
     stopping: CancellationToken,
 }
 
@@ -109,8 +112,9 @@ impl Server {
     pub async fn start(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<Self, Error> {
         let config = loaded.config.clone();
         check_supported(&config)?;
-        let opened = config.clone();
-        let storage = tokio::task::spawn_blocking(move || Storage::open(&opened))
+        let stopping = CancellationToken::new();
+        let (opened, stopped) = (config.clone(), stopping.clone());
+        let storage = tokio::task::spawn_blocking(move || Storage::open(&opened, &stopped))
             .await
             .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
 
@@ -122,7 +126,6 @@ impl Server {
             None
         };
 
-        let stopping = CancellationToken::new();
         let health = Arc::new(Health::new());
         register_checks(&health, &storage, &config);
         let node = Node {
@@ -146,6 +149,7 @@ impl Server {
             health: Arc::clone(&health),
             config: settings(loaded),
             backups: config.backup.dir.clone(),
+            cluster: storage.cluster.as_ref().map(Cluster::view),
         };
         let (routes, reporter) =
             api::grpc_routes(&api, AdminApi::new(api.clone(), operations)).await;
@@ -162,8 +166,14 @@ impl Server {
         };
         let (http_address, grpc_address) = (http.address, grpc.as_ref().map(|grpc| grpc.address));
         let mut ports = vec![http.serve(web.into(), true, &shared)];
+        let routes = match &storage.cluster {
+            // Peers meet on the gRPC port only.
+            Some(cluster) => routes.add_service(cluster.service().into_server()),
+            None => routes,
+        };
         ports.extend(grpc.map(|grpc| grpc.serve(routes, false, &shared)));
         let tasks = storage.start_tasks(&config, &stopping);
+        let joining = storage.cluster.clone().map(|cluster| tokio::spawn(cluster.join()));
         let server = Self {
             http_address,
             grpc_address,
@@ -175,10 +185,26 @@ impl Server {
             ports,
             workers,
             tasks,
+            joining,
             stopping,
         };
-        server.accept(true).await;
+        if server.joining.is_none() {
+            server.accept(true).await;
+        }
         Ok(server)
+    }
+
+    /// Waits until the node serves: at once when it runs alone; a member has to meet its cluster first.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be a member as it is set up; [`Self::stop`] it then.
+    pub async fn joined(&mut self) -> Result<(), Error> {
+        let Some(joining) = &mut self.joining else { return Ok(()) };
+        joining.await.unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
+        self.joining = None;
+        self.accept(true).await;
+        Ok(())
     }
 
     /// Says over every channel whether requests should come here.
@@ -197,6 +223,15 @@ impl Server {
     /// When the engines cannot be flushed; what was acknowledged is safe all the same.
     pub async fn stop(self) -> Result<(), Error> {
         self.accept(false).await;
+        if let Some(joining) = self.joining {
+            joining.abort();
+            // Aborted, or it has ended.
+            let _ = joining.await;
+        }
+        let cluster = self.storage.cluster.clone();
+        if let Some(cluster) = &cluster {
+            cluster.hand_over().await;
+        }
         self.stopping.cancel();
         let drained = timeout(self.config.shutdown.timeout, async {
             for port in self.ports {
@@ -214,6 +249,9 @@ impl Server {
         for task in self.tasks {
             let _ = task.await;
         }
+        if let Some(cluster) = &cluster {
+            cluster.stop().await;
+        }
         let storage = self.storage;
         drop(self.api);
         tokio::task::spawn_blocking(move || storage.close())
@@ -223,9 +261,16 @@ impl Server {
 }
 
 fn check_supported(config: &Config) -> Result<(), Error> {
-    if config.cluster.is_set() {
-        let message = "kvstore.cluster.members and kvstore.cluster.join: this version runs one node by itself";
-        return Err(Error::Unsupported(message.to_owned()));
+    let unsupported = |message: &str| Err(Error::Unsupported(message.to_owned()));
+    if !config.cluster.join.is_empty() {
+        return unsupported(
+            "kvstore.cluster.join: this version does not join a cluster that exists; name all its nodes in kvstore.cluster.members",
+        );
+    }
+    if config.cluster.is_set() && config.storage.engine == config::Engine::Memory {
+        return unsupported(
+            "kvstore.storage.engine: memory forgets what it voted for and acknowledged; in a cluster set lsm or sled",
+        );
     }
     Ok(())
 }
@@ -245,6 +290,7 @@ fn limits(config: &Config) -> Limits {
         session_bytes: limits.session_size,
         deadline_default: limits.deadline_default,
         deadline_max: limits.deadline_max,
+        leases: config.raft.leases,
     }
 }
 
@@ -282,6 +328,11 @@ fn register_checks(health: &Health, storage: &Storage, config: &Config) {
     );
     let environment = Arc::clone(&storage.environment);
     health.ready_while(Box::new(move || environment.status().writable));
+    if let Some(cluster) = &storage.cluster {
+        let (shards, ready) = (Arc::clone(cluster), Arc::clone(cluster));
+        health.register("shards", Box::new(move || shards.health()));
+        health.ready_while(Box::new(move || ready.is_ready()));
+    }
     let (directory, free_min) = (config.storage.data_dir.clone(), config.storage.disk_free_min);
     if storage.environment.kind() != "memory" {
         health.register(
@@ -316,15 +367,17 @@ fn watch(metrics: &Arc<Metrics>, storage: &Storage, in_flight: &Arc<InFlight>) {
     let (cache, memtable) = (metrics.memory_usage("cache"), metrics.memory_usage("memtable"));
     let (log, tables) = (metrics.disk_usage("log"), metrics.disk_usage("tables"));
     let in_flight = Arc::clone(in_flight);
+    let cluster = storage.cluster.clone();
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.on_scrape(Box::new(move || {
         let status = environment.status();
         let part = |name: &str| status.figures.get(name).map_or(0, |&figure| figure as u64);
-        let (memtable_bytes, log_bytes) = (part("memtable_bytes"), part("log_bytes"));
+        let replicated = cluster.as_ref().map_or(0, |cluster| cluster.log_bytes());
+        let (memtable_bytes, own_log) = (part("memtable_bytes"), part("log_bytes"));
         memtable.set(gauge(memtable_bytes));
         cache.set(gauge(status.memory_bytes.saturating_sub(memtable_bytes)));
-        log.set(gauge(log_bytes));
-        tables.set(gauge(status.disk_bytes.saturating_sub(log_bytes)));
+        log.set(gauge(own_log + replicated));
+        tables.set(gauge(status.disk_bytes.saturating_sub(own_log)));
         requests.set(gauge(in_flight.requests() as u64));
         bytes.set(gauge(in_flight.bytes() as u64));
     }));

@@ -46,19 +46,36 @@ pub fn run(loaded: &Loaded) -> Result<(), Error> {
 async fn serve(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Thread)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Thread)?;
-    let server = Server::start(loaded, metrics).await?;
-    let config = &loaded.config;
-    tracing::info!(
-        node = config.node.id,
-        version = env!("CARGO_PKG_VERSION"),
-        engine = config.storage.engine.as_str(),
-        data_dir = %config.storage.data_dir.display(),
-        shards = config.hash_ring.shards,
-        http = %server.http_address,
-        grpc = server.grpc_address.map(tracing::field::display),
-        "ready"
-    );
-    let name = next(&mut terminate, &mut interrupt).await;
+    let mut server = Server::start(loaded, metrics).await?;
+    let announce = |server: &Server, message: &str| {
+        let config = &loaded.config;
+        tracing::info!(
+            node = config.node.id,
+            version = env!("CARGO_PKG_VERSION"),
+            engine = config.storage.engine.as_str(),
+            data_dir = %config.storage.data_dir.display(),
+            shards = config.hash_ring.shards,
+            http = %server.http_address,
+            grpc = server.grpc_address.map(tracing::field::display),
+            "{message}"
+        );
+    };
+    if !loaded.config.cluster.members.is_empty() {
+        announce(&server, "waiting for the cluster");
+    }
+    let name = tokio::select! {
+        biased;
+        name = next(&mut terminate, &mut interrupt) => name,
+        joined = server.joined() => {
+            if let Err(error) = joined {
+                // What it would have flushed it never had.
+                let _ = server.stop().await;
+                return Err(error);
+            }
+            announce(&server, "ready");
+            next(&mut terminate, &mut interrupt).await
+        }
+    };
     tracing::info!(signal = name, "stopping");
     tokio::spawn(async move {
         let name = next(&mut terminate, &mut interrupt).await;

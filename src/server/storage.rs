@@ -12,9 +12,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use super::cluster::{Cluster, engine_reserve};
+use super::forming;
 use super::identity::DataDirectory;
 use crate::backup::shard_directory;
 use crate::config::{Config, Engine, SyncMode};
+use crate::error::Reason;
 use crate::router::Router;
 use crate::shard::{Committer, Shard};
 use crate::storage::lsm::{LsmEnvironment, LsmOptions};
@@ -35,41 +38,43 @@ const TICK: Duration = Duration::from_millis(200);
 pub(super) struct Storage {
     pub(super) environment: Arc<dyn Environment>,
     pub(super) router: Router,
+    /// The cluster that the node is a member of; `None` when it runs alone.
+    pub(super) cluster: Option<Arc<Cluster>>,
     /// Dropped after the last handle of the API: they write what is queued, then stop.
     committers: Vec<Committer>,
-    /// Held until the engines are closed. None for a node that keeps nothing.
+    /// Of a node that runs alone; its cluster holds that of a member.
     _directory: Option<DataDirectory>,
 }
 
 impl Storage {
-    /// Opens the data directory, or creates it. Blocks.
-    pub(super) fn open(config: &Config) -> Result<Self, Error> {
-        let directory = match config.storage.engine {
-            Engine::Memory => None,
-            Engine::Lsm | Engine::Sled => Some(DataDirectory::open(&RealFileSystem, config)?),
+    /// Opens the data directory, or creates it. Blocks. Called on the runtime that a cluster's tasks shall run on.
+    pub(super) fn open(config: &Config, stopping: &CancellationToken) -> Result<Self, Error> {
+        let directory = if config.storage.engine == Engine::Memory {
+            None
+        } else {
+            Some(DataDirectory::open(&RealFileSystem, config)?)
         };
         let environment = open_environment(config)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let durability = match config.storage.sync {
-            SyncMode::Always => Durability::Sync,
-            SyncMode::Interval | SyncMode::Never => Durability::Buffered,
+        let local = match &directory {
+            Some(directory) => forming::local(&directory.identity, config)?,
+            None => None,
         };
-        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let committers = (0..cores.min(COMMITTERS_MAX))
-            .map(|number| {
-                Committer::start(format!("commit-{number}"), durability, Arc::clone(&clock))
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(Error::Thread)?;
-        let shards = (0..config.hash_ring.shards)
-            .map(|number| {
-                let engine = environment.open(&shard_directory(number))?;
-                let committer = &committers[number as usize % committers.len()];
-                Shard::open(ShardId(number), engine, committer, Arc::clone(&clock))
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| Error::Storage(error.to_string()))?;
-        Ok(Self { environment, router: Router::new(shards), committers, _directory: directory })
+        match (directory, local) {
+            (Some(directory), Some(local)) => {
+                let shared = Arc::clone(&environment);
+                let cluster = Cluster::open(config, directory, local, shared, stopping.clone())?;
+                let router = Router::new(cluster.shards(&clock));
+                let cluster = Some(Arc::new(cluster));
+                let committers = Vec::new();
+                Ok(Self { environment, router, cluster, committers, _directory: None })
+            }
+            (directory, _) => {
+                let (shards, committers) = open_shards(config, &*environment, &clock)?;
+                let router = Router::new(shards);
+                Ok(Self { environment, router, cluster: None, committers, _directory: directory })
+            }
+        }
     }
 
     /// Starts what runs beside requests: moving the shards' clocks and, where configured so, syncing at intervals.
@@ -79,7 +84,7 @@ impl Storage {
         stopping: &CancellationToken,
     ) -> Vec<JoinHandle<()>> {
         let mut tasks = vec![tokio::spawn(move_clocks(self.router.clone(), stopping.clone()))];
-        if config.storage.sync == SyncMode::Interval {
+        if config.storage.sync == SyncMode::Interval && self.cluster.is_none() {
             let every = config.storage.sync_interval;
             tasks.push(tokio::spawn(sync_at_intervals(
                 self.router.clone(),
@@ -93,20 +98,55 @@ impl Storage {
     /// Writes what is queued and flushes the engines. Blocks.
     pub(super) fn close(self) -> Result<(), Error> {
         drop(self.committers);
-        self.router.flush().map_err(|error| Error::Storage(error.to_string()))
+        match self.router.flush() {
+            // A member that never met its cluster has nothing to flush.
+            Err(error) if error.reason() != Reason::NotServing => {
+                Err(Error::Storage(error.to_string()))
+            }
+            _ => Ok(()),
+        }
     }
+}
+
+/// The shards of a node that runs alone, and who commits their writes.
+fn open_shards(
+    config: &Config,
+    environment: &dyn Environment,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Vec<Shard>, Vec<Committer>), Error> {
+    let durability = match config.storage.sync {
+        SyncMode::Always => Durability::Sync,
+        SyncMode::Interval | SyncMode::Never => Durability::Buffered,
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let committers = (0..cores.min(COMMITTERS_MAX))
+        .map(|number| Committer::start(format!("commit-{number}"), durability, Arc::clone(clock)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(Error::Thread)?;
+    let shards = (0..config.hash_ring.shards)
+        .map(|number| {
+            let engine = environment.open(&shard_directory(number))?;
+            let committer = &committers[number as usize % committers.len()];
+            Shard::open(ShardId(number), engine, committer, Arc::clone(clock))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Error::Storage(error.to_string()))?;
+    Ok((shards, committers))
 }
 
 /// Opens the engines' directory within the data directory, or creates it.
 pub(super) fn open_environment(config: &Config) -> Result<Arc<dyn Environment>, Error> {
     let storage = &config.storage;
     let engine = storage.engine.as_str();
+    let in_cluster = !config.cluster.members.is_empty();
+    let disk_reserve_bytes =
+        if in_cluster { engine_reserve(storage.disk_free_min) } else { storage.disk_free_min };
     let failed = |error: crate::storage::Error| Error::Storage(error.to_string());
     match storage.engine {
         Engine::Sled => {
             let options = SledOptions {
                 cache_bytes: storage.block_cache_max_size as u64,
-                disk_reserve_bytes: storage.disk_free_min,
+                disk_reserve_bytes,
                 ..SledOptions::default()
             };
             let environment =
@@ -120,9 +160,11 @@ pub(super) fn open_environment(config: &Config) -> Result<Arc<dyn Environment>, 
                 memtables_bytes_max: 4 * storage.memtable_max_size,
                 cache_bytes: storage.block_cache_max_size,
                 table_bytes_max: storage.sstable_max_size as u64,
+                // In a cluster the log of the groups is the log.
+                log: !in_cluster,
                 compaction: config.compaction.enabled,
                 compaction_interval: config.compaction.interval,
-                disk_reserve_bytes: storage.disk_free_min,
+                disk_reserve_bytes,
                 ..LsmOptions::new(rand::random())
             };
             let directory = storage.data_dir.join(engine);
@@ -149,7 +191,10 @@ async fn sync_at_intervals(router: Router, every: Duration, stopping: Cancellati
         let shards = router.clone();
         let synced = tokio::task::spawn_blocking(move || {
             for shard in shards.shards() {
-                if let Err(error) = shard.engine().write(&WriteBatch::new(), Durability::Sync) {
+                let synced = shard.engine().and_then(|engine| {
+                    engine.write(&WriteBatch::new(), Durability::Sync).map_err(Into::into)
+                });
+                if let Err(error) = synced {
                     tracing::error!(shard = %shard.id(), %error, "a sync failed");
                 }
             }

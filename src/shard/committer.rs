@@ -6,24 +6,21 @@
 //!
 //! * The queue is bounded in bytes ([`QUEUE_BYTES_MAX`]); above it proposals are refused with OVERLOADED, not applied.
 //! * Proposals of one shard apply in the order they were queued: a shard belongs to one committer.
-//! * A proposal is **claimed** once: by the thread, which then will answer, or by its caller, who no longer waits. A caller who wins
-//!   knows that it was not applied; one who loses against the thread does not know the outcome yet.
+//! * What a caller no longer waits for is not applied (`ticket`).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
 
 use super::replica::Replica;
 use crate::command::{Change, Command, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::machine::Group;
 use crate::storage::{self, Durability, WriteBatch};
+use crate::ticket::Caller;
 use crate::util::time::Clock;
+use parking_lot::{Condvar, Mutex};
 
 /// Most bytes of proposals that wait in one committer's queue.
 pub const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -38,23 +35,11 @@ const PROPOSAL_OVERHEAD_BYTES: usize = 256;
 /// When to come back after the queue was full: about the time a few groups take.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
-/// Whoever sets it first decides what becomes of the proposal.
-#[derive(Debug, Default)]
-pub(super) struct Claim(AtomicBool);
-
-impl Claim {
-    /// Whether the caller is the one who decides.
-    pub(super) fn take(&self) -> bool {
-        !self.0.swap(true, Ordering::AcqRel)
-    }
-}
-
 /// A command on its way to one replica.
 pub(super) struct Proposal {
     pub(super) replica: Arc<Replica>,
     pub(super) command: Command,
-    pub(super) claim: Arc<Claim>,
-    pub(super) reply: oneshot::Sender<Result<Outcome>>,
+    pub(super) caller: Caller,
 }
 
 impl Proposal {
@@ -199,9 +184,9 @@ struct Worker {
 /// One shard's part of a group.
 struct Part {
     replica: Arc<Replica>,
-    /// Answers in the order of `replies`, and the group number that readers wait for.
+    /// Answers in the order of `callers`, and the group number that readers wait for.
     outcome: Result<(Vec<Result<Outcome>>, u64)>,
-    replies: Vec<oneshot::Sender<Result<Outcome>>>,
+    callers: Vec<Caller>,
 }
 
 impl Worker {
@@ -214,7 +199,7 @@ impl Worker {
     /// Applies a group, makes it durable, answers.
     fn commit(&self, mut proposals: Vec<Proposal>) {
         // What nobody waits for any more is dropped before it is applied, not after.
-        proposals.retain(|proposal| proposal.claim.take());
+        proposals.retain(|proposal| proposal.caller.take());
         // Stable: within a shard the order of the queue stays.
         proposals.sort_by_key(|proposal| proposal.replica.id);
         let mut parts = Vec::new();
@@ -245,8 +230,8 @@ impl Worker {
             }
             outcome => outcome,
         };
-        let replies = proposals.into_iter().map(|proposal| proposal.reply).collect();
-        Part { replica, outcome, replies }
+        let callers = proposals.into_iter().map(|proposal| proposal.caller).collect();
+        Part { replica, outcome, callers }
     }
 
     /// Writes the group; with `full` only its deletes, and the others get that for an answer.
@@ -315,14 +300,13 @@ impl Part {
     fn answer(self) {
         match self.outcome {
             Ok((outcomes, _)) => {
-                for (reply, outcome) in self.replies.into_iter().zip(outcomes) {
-                    // A caller that left before its answer came is no concern of the others.
-                    let _ = reply.send(outcome);
+                for (caller, outcome) in self.callers.into_iter().zip(outcomes) {
+                    caller.answer(outcome);
                 }
             }
             Err(error) => {
-                for reply in self.replies {
-                    let _ = reply.send(Err(error.clone()));
+                for caller in self.callers {
+                    caller.answer(Err(error.clone()));
                 }
             }
         }

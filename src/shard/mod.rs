@@ -1,8 +1,9 @@
 //! One shard on this node: propose a change, read what is there.
 //!
-//! A shard knows keys, values and versions; it knows no protobuf, no other shard and no network. Changes go through the
-//! [`Committer`], in order; reads go straight to the engine on the caller's thread and wait only when they saw something that
-//! is not durable yet ([`Shard::settled`]).
+//! A shard knows keys, values and versions; it knows no protobuf, no other shard and no network. What makes its writes safe is either the engine's own log on
+//! this node alone, behind a [`Committer`], or a Raft group (`raft/`). A read has three steps: [`Shard::prepare`] (a replicated shard asks a quorum whether what is
+//! here is fresh), the read of the engine on the caller's thread, and [`Shard::settled`] (a shard that stands alone waits until what was seen is
+//! durable). The first and the last cost nothing where they are not needed.
 //!
 //! Promises: a [`Ticket`] that answers `Ok` stands for a write that is as safe as configured and visible to every later read.
 //! A command is applied whole or not at all. Commands apply in the order in which [`Shard::propose`] was called.
@@ -14,22 +15,18 @@ mod replica;
 #[cfg(test)]
 mod tests;
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use tokio::sync::oneshot;
-
-use self::committer::{Claim, Proposal, Queue};
 pub use self::committer::{Committer, QUEUE_BYTES_MAX};
+use self::committer::{Proposal, Queue};
 use self::replica::Replica;
-use crate::command::{Change, Command, Outcome};
+use crate::command::{Change, Command};
 use crate::error::{Error, Reason, Result};
 use crate::machine::record::{self, RowKey, Stored};
+use crate::raft::{self, Group};
 use crate::storage::{self, Direction, EntryRef, KeyRange, StorageEngine};
+use crate::ticket::{Ticket, ticket};
 use crate::types::{Key, ShardId, Value, Version};
 use crate::util::time::{Clock, Timestamp};
 
@@ -42,6 +39,18 @@ pub struct Document {
     pub version: Version,
     /// Whole seconds left until it expires, rounded up, at least 1; `None`: it does not expire.
     pub ttl_seconds: Option<u32>,
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// Sees every write acknowledged before the read began, and nothing that could still be lost.
+    #[default]
+    Linearizable,
+    /// As linearizable, as long as the clocks of the nodes run at nearly one rate.
+    Lease,
+    /// Whatever is at hand.
+    Stale,
 }
 
 /// Figures of one shard.
@@ -57,18 +66,33 @@ pub struct ShardStatus {
     pub reads: u64,
     /// What the engine says.
     pub engine: storage::EngineStatus,
+    /// Its group; `None` when it is not replicated.
+    pub group: Option<raft::Status>,
 }
+
+/// Where a shard's group is found once the node has met its cluster.
+pub type Place = Arc<OnceLock<Arc<Group>>>;
 
 /// One shard, open for reads and writes. Cheap to clone; clones are the same shard.
 #[derive(Clone)]
 pub struct Shard {
-    replica: Arc<Replica>,
-    queue: Arc<Queue>,
+    id: ShardId,
+    source: Source,
     clock: Arc<dyn Clock>,
+    reads: Arc<AtomicU64>,
+}
+
+/// What makes writes safe, and reads fresh.
+#[derive(Clone)]
+enum Source {
+    /// The engine's own log, on this node alone.
+    Alone { replica: Arc<Replica>, queue: Arc<Queue> },
+    /// The group's log, on a majority of its nodes.
+    Replicated(Place),
 }
 
 impl Shard {
-    /// Opens shard `id` on its engine, writing through `committer`.
+    /// Opens shard `id` on its engine, on this node alone, writing through `committer`.
     ///
     /// # Errors
     ///
@@ -92,12 +116,18 @@ impl Shard {
             }
         };
         let replica = Arc::new(Replica::new(id, engine, last_version));
-        Ok(Self { replica, queue: committer.queue(), clock })
+        let source = Source::Alone { replica, queue: committer.queue() };
+        Ok(Self { id, source, clock, reads: Arc::default() })
+    }
+
+    /// Shard `id` of a cluster. It answers NOT_SERVING until its group stands in `place`.
+    pub fn replicated(id: ShardId, place: Place, clock: Arc<dyn Clock>) -> Self {
+        Self { id, source: Source::Replicated(place), clock, reads: Arc::default() }
     }
 
     /// Which shard it is.
-    pub fn id(&self) -> ShardId {
-        self.replica.id
+    pub const fn id(&self) -> ShardId {
+        self.id
     }
 
     /// Queues a command; the ticket tells what came of it. The order of calls is the order of application.
@@ -106,25 +136,86 @@ impl Shard {
     ///
     /// OVERLOADED or NOT_SERVING: certainly not applied.
     pub fn propose(&self, command: Command) -> Result<Ticket> {
-        let (reply, answer) = oneshot::channel();
-        let claim = Arc::new(Claim::default());
-        let replica = Arc::clone(&self.replica);
-        self.queue.push(Proposal { replica, command, claim: Arc::clone(&claim), reply })?;
-        Ok(Ticket { answer, claim })
+        match &self.source {
+            Source::Alone { replica, queue } => {
+                let (caller, ticket) = ticket();
+                queue.push(Proposal { replica: Arc::clone(replica), command, caller })?;
+                Ok(ticket)
+            }
+            Source::Replicated(place) => group(place)?.propose(command),
+        }
     }
 
-    /// Moves the shard's clock to now when a key may have expired, so that it is gone although nobody writes.
+    /// Moves the shard's clock to now when a key may have expired, so that it is gone although nobody writes. The leader does.
     ///
     /// # Errors
     ///
     /// As [`Self::propose`].
     pub fn tick(&self) -> Result<Option<Ticket>> {
-        let due =
-            self.replica.engine.next_expiry().is_some_and(|expiry| expiry <= self.clock.now());
+        let now = self.clock.now();
+        let due = |engine: &dyn StorageEngine| engine.next_expiry().is_some_and(|at| at <= now);
+        let due = match &self.source {
+            Source::Alone { replica, .. } => due(&*replica.engine),
+            Source::Replicated(place) => {
+                let group = group(place)?;
+                group.is_leader() && group.state().with_engine(due)
+            }
+        };
         if due {
             self.propose(Command { change: Change::Tick, request_id: None }).map(Some)
         } else {
             Ok(None)
+        }
+    }
+
+    /// Whether a read may begin now; otherwise [`Self::prepare`] it.
+    ///
+    /// # Errors
+    ///
+    /// NO_LEADER for a stale read that would be too stale.
+    pub fn is_prepared(&self, freshness: Freshness) -> Result<bool> {
+        match (&self.source, freshness) {
+            (Source::Alone { .. }, _) => Ok(true),
+            (Source::Replicated(place), Freshness::Stale) => {
+                group(place)?.check_stale().map(|()| true)
+            }
+            (Source::Replicated(_), Freshness::Linearizable | Freshness::Lease) => Ok(false),
+        }
+    }
+
+    /// Returns when a read may begin: what it finds then is as fresh as asked for.
+    ///
+    /// # Errors
+    ///
+    /// NO_LEADER, NO_QUORUM, NOT_SERVING.
+    pub async fn prepare(&self, freshness: Freshness) -> Result<()> {
+        let Source::Replicated(place) = &self.source else { return Ok(()) };
+        let group = group(place)?;
+        match freshness {
+            Freshness::Linearizable => group.confirm().await,
+            Freshness::Lease => group.confirm_by_lease().await,
+            Freshness::Stale => group.check_stale(),
+        }
+    }
+
+    /// Whether all that a read which has just returned may have seen is durable.
+    pub fn is_settled(&self) -> bool {
+        match &self.source {
+            Source::Alone { replica, .. } => replica.is_settled(),
+            // Only what a majority has durably is applied.
+            Source::Replicated(_) => true,
+        }
+    }
+
+    /// Waits until all that a read which has just returned may have seen is durable.
+    ///
+    /// # Errors
+    ///
+    /// READ_ONLY when that will never be, because the disk failed.
+    pub async fn settled(&self) -> Result<()> {
+        match &self.source {
+            Source::Alone { replica, .. } => replica.settled().await,
+            Source::Replicated(_) => Ok(()),
         }
     }
 
@@ -134,12 +225,13 @@ impl Shard {
     ///
     /// CORRUPTION or INTERNAL, when the engine cannot read it.
     pub fn get(&self, key: &[u8]) -> Result<Option<Document>> {
-        self.replica.reads.fetch_add(1, Ordering::Relaxed);
-        let mut found = Ok(None);
-        self.replica.engine.get_with(&record::document_key(key), &mut |entry| {
-            found = self.document(entry).map(Some);
-        })?;
-        found
+        self.read(|engine| {
+            let mut found = Ok(None);
+            engine.get_with(&record::document_key(key), &mut |entry| {
+                found = self.document(entry).map(Some);
+            })?;
+            found
+        })
     }
 
     /// The documents under `keys`, all of one moment; `visit` gets the position of each key that is there.
@@ -152,64 +244,73 @@ impl Shard {
         keys: &[&[u8]],
         visit: &mut dyn FnMut(usize, Document) -> Result<()>,
     ) -> Result<()> {
-        self.replica.reads.fetch_add(1, Ordering::Relaxed);
         let rows: Vec<_> = keys.iter().map(|key| record::document_key(key)).collect();
         let rows: Vec<&[u8]> = rows.iter().map(RowKey::as_slice).collect();
-        let mut result = Ok(());
-        self.replica.engine.get_many(&rows, &mut |position, entry| {
-            if result.is_ok() {
-                result = self.document(entry).and_then(|document| visit(position, document));
-            }
-        })?;
-        result
+        self.read(|engine| {
+            let mut result = Ok(());
+            engine.get_many(&rows, &mut |position, entry| {
+                if result.is_ok() {
+                    result = self.document(entry).and_then(|document| visit(position, document));
+                }
+            })?;
+            result
+        })
     }
 
-    /// The documents of `range` in order, all of one moment. Short scans only: it holds back the engine's garbage collection.
+    /// The shard as it is now, for scans. Short ones only: each holds back the engine's garbage collection.
     ///
     /// # Errors
     ///
-    /// As [`Self::get`].
-    pub fn scan<'a>(
-        &'a self,
-        range: KeyRange<'_>,
-        direction: Direction,
-    ) -> Result<DocumentScan<'a>> {
-        self.replica.reads.fetch_add(1, Ordering::Relaxed);
-        let start = record::document_key(range.start);
-        let end = range.end.map(record::document_key);
-        let end = end.as_deref().unwrap_or(&record::DOCUMENTS_END);
-        let rows = self.replica.engine.scan(KeyRange::new(&start, Some(end)), direction)?;
-        Ok(DocumentScan { rows, now: self.clock.now() })
-    }
-
-    /// Whether all that a read which has just returned may have seen is durable.
-    pub fn is_settled(&self) -> bool {
-        self.replica.is_settled()
-    }
-
-    /// Waits until all that a read which has just returned may have seen is durable.
-    ///
-    /// # Errors
-    ///
-    /// READ_ONLY when that will never be, because the disk failed.
-    pub async fn settled(&self) -> Result<()> {
-        self.replica.settled().await
+    /// NOT_SERVING.
+    pub fn reader(&self) -> Result<ShardReader> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        Ok(ShardReader { engine: self.engine()?, now: self.clock.now() })
     }
 
     /// Figures for operators.
-    pub fn status(&self) -> ShardStatus {
-        ShardStatus {
-            id: self.replica.id,
-            last_version: self.replica.last_version(),
-            writes: self.replica.writes.load(Ordering::Relaxed),
-            reads: self.replica.reads.load(Ordering::Relaxed),
-            engine: self.replica.engine.status(),
+    ///
+    /// # Errors
+    ///
+    /// NOT_SERVING.
+    pub fn status(&self) -> Result<ShardStatus> {
+        let (last_version, writes, group) = match &self.source {
+            Source::Alone { replica, .. } => {
+                (replica.last_version(), replica.writes.load(Ordering::Relaxed), None)
+            }
+            Source::Replicated(place) => {
+                let group = group(place)?;
+                let state = group.state();
+                (state.last_version(), state.writes(), Some(group.status()))
+            }
+        };
+        Ok(ShardStatus {
+            id: self.id,
+            last_version,
+            writes,
+            reads: self.reads.load(Ordering::Relaxed),
+            engine: self.engine()?.status(),
+            group,
+        })
+    }
+
+    /// The engine of now, for what concerns it alone: flush, compaction, checkpoints.
+    ///
+    /// # Errors
+    ///
+    /// NOT_SERVING.
+    pub fn engine(&self) -> Result<Arc<dyn StorageEngine>> {
+        match &self.source {
+            Source::Alone { replica, .. } => Ok(Arc::clone(&replica.engine)),
+            Source::Replicated(place) => Ok(group(place)?.state().engine()),
         }
     }
 
-    /// The engine, for what concerns it alone: flush, compaction, checkpoints.
-    pub fn engine(&self) -> &Arc<dyn StorageEngine> {
-        &self.replica.engine
+    fn read<T>(&self, read: impl FnOnce(&dyn StorageEngine) -> Result<T>) -> Result<T> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        match &self.source {
+            Source::Alone { replica, .. } => read(&*replica.engine),
+            Source::Replicated(place) => group(place)?.state().with_engine(read),
+        }
     }
 
     fn document(&self, entry: EntryRef<'_>) -> Result<Document> {
@@ -220,47 +321,24 @@ impl Shard {
     }
 }
 
-/// The answer to a proposal, once it comes.
-///
-/// Dropping it gives the command up: it is not applied if it was still queued, and applied without a listener otherwise.
-pub struct Ticket {
-    answer: oneshot::Receiver<Result<Outcome>>,
-    claim: Arc<Claim>,
+/// What a shard's scans read from.
+pub struct ShardReader {
+    engine: Arc<dyn StorageEngine>,
+    now: Timestamp,
 }
 
-impl Ticket {
-    /// Gives up waiting: the error says whether the command was certainly not applied (OVERLOADED) or nobody knows yet
-    /// (OUTCOME_UNKNOWN).
-    pub fn give_up(&self) -> Error {
-        if self.claim.take() {
-            let message = "the deadline passed while the write was queued; it was not applied";
-            return Error::overloaded(message, Duration::from_millis(50));
-        }
-        Error::new(
-            Reason::OutcomeUnknown,
-            "the deadline passed before the write was acknowledged; it may or may not be applied",
-        )
-    }
-}
-
-impl Future for Ticket {
-    type Output = Result<Outcome>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(context).map(|answer| {
-            answer.unwrap_or_else(|_| {
-                Err(Error::new(
-                    Reason::OutcomeUnknown,
-                    "the node stopped before the write was acknowledged",
-                ))
-            })
-        })
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.claim.take();
+impl ShardReader {
+    /// The documents of `range` in order, all of one moment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Shard::get`].
+    pub fn scan(&self, range: KeyRange<'_>, direction: Direction) -> Result<DocumentScan<'_>> {
+        let start = record::document_key(range.start);
+        let end = range.end.map(record::document_key);
+        let end = end.as_deref().unwrap_or(&record::DOCUMENTS_END);
+        let rows = self.engine.scan(KeyRange::new(&start, Some(end)), direction)?;
+        Ok(DocumentScan { rows, now: self.now })
     }
 }
 
@@ -310,6 +388,13 @@ impl DocumentScan<'_> {
         let ttl_seconds = entry.expires_at.map(|expires_at| seconds_left(expires_at, self.now));
         Ok(Some(ScannedDocument { key, ttl_seconds, stored }))
     }
+}
+
+fn group(place: &Place) -> Result<&Arc<Group>> {
+    place.get().ok_or_else(|| {
+        let message = "this node has not met all members of its cluster yet; it was not applied";
+        Error::new(Reason::NotServing, message)
+    })
 }
 
 fn decode(entry: EntryRef<'_>) -> Result<Stored<'_>> {

@@ -33,7 +33,6 @@ pub(super) struct Replica {
     settled_number: AtomicU64,
     settled: watch::Sender<Settled>,
     pub(super) writes: AtomicU64,
-    pub(super) reads: AtomicU64,
 }
 
 impl Replica {
@@ -46,7 +45,6 @@ impl Replica {
             settled_number: AtomicU64::new(0),
             settled: watch::Sender::new(Settled { number: 0, failed: false }),
             writes: AtomicU64::new(0),
-            reads: AtomicU64::new(0),
         }
     }
 

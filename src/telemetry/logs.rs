@@ -100,6 +100,8 @@ where
 {
     let filter = Targets::new()
         .with_default(options.level)
+        // It tells every message of every group; said otherwise below where somebody wants that.
+        .with_target("openraft", options.level.min(LevelFilter::WARN))
         .with_targets(options.levels.iter().map(|(target, level)| (target.as_str(), *level)));
     let lines = tracing_subscriber::fmt::layer().with_ansi(false);
     let lines = lines.with_writer(BoxMakeWriter::new(writer));

@@ -141,6 +141,11 @@ impl Position {
         dir.join(segment::segment_name(self.segment))
     }
 
+    /// The segment that it is in. Those of later positions have the same number or a higher one.
+    pub const fn segment(self) -> u32 {
+        self.segment
+    }
+
     /// Where in that file, in bytes.
     pub const fn offset(self) -> u64 {
         self.offset as u64

@@ -141,6 +141,11 @@ impl Link {
         Self { shared, task }
     }
 
+    /// Whether its stream is open.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.shared.state.lock().phase, Phase::Open | Phase::Draining)
+    }
+
     /// See [`Transport::call`](crate::raft::transport::Transport::call).
     pub(super) fn call(
         &self,

@@ -34,6 +34,11 @@ impl GrpcTransport {
         let sending = Sending::new(fs, files_rate);
         Self { local, runtime: Handle::current(), links: Mutex::default(), sending }
     }
+
+    /// Whether a stream to `node` is open on some lane.
+    pub fn reaches(&self, node: &NodeName) -> bool {
+        self.links.lock().iter().any(|((other, _), link)| other == node && link.is_open())
+    }
 }
 
 impl Transport for GrpcTransport {

@@ -53,14 +53,15 @@ async fn key_lives_in_its_shard_and_only_there() {
     }
     let mut found = 0;
     for shard in bench.router.shards() {
-        let mut scan = shard.scan(KeyRange::ALL, storage::Direction::Forward).expect("scans");
+        let reader = shard.reader().expect("is open");
+        let mut scan = reader.scan(KeyRange::ALL, storage::Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             assert_eq!(shard_of(document.key, 5), shard.id());
             found += 1;
         }
     }
     assert_eq!(found, 100);
-    let status = bench.router.status();
+    let status = bench.router.status().expect("is open");
     assert_eq!(status.iter().map(|shard| shard.engine.keys).sum::<u64>(), 100);
     assert_eq!(status.iter().map(|shard| shard.writes).sum::<u64>(), 100);
     assert!(status.iter().enumerate().all(|(id, shard)| shard.id.0 as usize == id));

@@ -20,7 +20,7 @@ fn versions_grow_with_every_write_of_the_shard() {
     assert!(matches!(bench.run(put_if("a", "3", Version(1))), Outcome::Mismatch { .. }));
     assert_eq!(bench.run(put("b", "2")), stored(7));
     assert_eq!(bench.version("a"), Some(Version(3)));
-    assert_eq!(bench.shard().status().last_version, Version(7));
+    assert_eq!(bench.shard().status().expect("is open").last_version, Version(7));
 }
 
 #[test]
@@ -113,13 +113,13 @@ fn repeat_answers_as_the_first_did_and_changes_nothing() {
     for change in [put("a", "2"), put("b", "2"), put("c", "2"), put("none", "2")] {
         bench.run(change);
     }
-    let last = bench.shard().status().last_version;
+    let last = bench.shard().status().expect("is open").last_version;
     for round in ["at once", "after the shard was opened again"] {
         let repeats = commands.clone().map(|command| bench.run(command));
         assert_eq!(repeats, first, "{round}");
         let texts = ["a", "b", "c", "d", "none"].map(|key| bench.text(key).expect("is there"));
         assert_eq!(texts, ["2", "2", "2", "1", "2"], "{round}");
-        assert_eq!(bench.shard().status().last_version, last, "{round}");
+        assert_eq!(bench.shard().status().expect("is open").last_version, last, "{round}");
         bench.reopen();
     }
 }
@@ -186,7 +186,7 @@ fn key_expires_by_the_stamp_of_later_writes() {
     bench.clock.advance(Duration::from_millis(1));
     bench.put("x", "2");
     assert_eq!((bench.text("t"), bench.text("m")), (None, None));
-    assert_eq!(bench.shard().status().engine.keys, 1);
+    assert_eq!(bench.shard().status().expect("is open").engine.keys, 1);
 }
 
 #[test]
@@ -286,7 +286,8 @@ fn reads_meet_documents_only() {
         bench.run(with_id(name, put(name, name)));
     }
     let scanned = |range: KeyRange<'_>, direction| {
-        let mut scan = bench.shard().scan(range, direction).expect("scans");
+        let reader = bench.shard().reader().expect("is open");
+        let mut scan = reader.scan(range, direction).expect("scans");
         let mut keys = Vec::new();
         while let Some(document) = scan.next().expect("reads") {
             assert_eq!(document.value_bytes(), document.key.len());
@@ -299,7 +300,7 @@ fn reads_meet_documents_only() {
     assert_eq!(scanned(KeyRange::ALL, Direction::Reverse), ["\u{10ffff}", "b", "a", "\0"]);
     assert_eq!(scanned(KeyRange::new(b"a", Some(b"b")), Direction::Forward), ["a"]);
     assert_eq!(scanned(KeyRange::new(b"b", None), Direction::Reverse), ["\u{10ffff}", "b"]);
-    assert_eq!(bench.shard().status().engine.keys, 4);
+    assert_eq!(bench.shard().status().expect("is open").engine.keys, 4);
     // The rows beside them are out of reach by their names.
     for name in [&b"v"[..], b"\0v", b"\0ra", b"ra"] {
         assert_eq!(bench.shard().get(name).expect("reads"), None);
@@ -333,7 +334,7 @@ fn damaged_rows_are_corruption_and_nothing_else_suffers() {
     bench.put("a", "1");
     bench.put("b", "1");
     bench.run(with_id("id", put("c", "1")));
-    let engine = bench.shard().engine().clone();
+    let engine = bench.shard().engine().expect("is open");
     let mut batch = storage::WriteBatch::new();
     batch.put(&[&record::document_key(b"a")], &[b"\x09 no document"], None);
     batch.put(&[&record::request_key(&RequestId::new("id").expect("an id"))], &[b"\x09"], None);
@@ -344,6 +345,8 @@ fn damaged_rows_are_corruption_and_nothing_else_suffers() {
     corrupt(
         bench
             .shard()
+            .reader()
+            .expect("is open")
             .scan(KeyRange::ALL, Direction::Forward)
             .expect("scans")
             .next()

@@ -1,7 +1,7 @@
 //! What is durable when: answers, reads, full queues, callers who do not wait, disks that fail. Syncs are held where a test
 //! looks at what happens before they end.
 
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use super::*;
 

@@ -6,14 +6,16 @@ mod durability;
 mod encoding;
 mod model;
 
+use std::future::Future;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
 use super::*;
-use crate::command::TtlSeconds;
+use crate::command::{Outcome, TtlSeconds};
 use crate::storage::memory::MemoryEnvironment;
 use crate::storage::testing::gate::{DEADLINE, Gate};
 use crate::storage::{Durability, Environment as _};

@@ -167,15 +167,16 @@ impl Model {
             }
         }
         let mut found = Vec::new();
-        let mut scan = shard.scan(KeyRange::ALL, Direction::Forward).expect("scans");
+        let reader = shard.reader().expect("is open");
+        let mut scan = reader.scan(KeyRange::ALL, Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             let text = String::from_utf8(document.value().bytes().to_vec()).expect("text");
             let expires = document.ttl_seconds.is_some();
             found.push((document.key.to_vec(), text, document.version(), expires));
         }
         assert_eq!(found, wanted);
-        assert_eq!(shard.status().last_version, Version(self.last));
-        assert_eq!(shard.status().engine.keys, wanted.len() as u64);
+        assert_eq!(shard.status().expect("is open").last_version, Version(self.last));
+        assert_eq!(shard.status().expect("is open").engine.keys, wanted.len() as u64);
     }
 }
 

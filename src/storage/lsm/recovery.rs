@@ -1,6 +1,6 @@
 //! Opening an environment: what the catalogue, the manifests and the log say, in this order.
 //!
-//! 1. The directory is locked and the catalogue read, or made when there is nothing at all.
+//! 1. The directory is locked and the catalogue read and its name synced, or made when there is nothing at all.
 //! 2. Each manifest is opened: the tree as of the last edit, and up to which write it holds everything.
 //! 3. The log is replayed into memtables. Records that are in tables are skipped; of the others, each must follow the one
 //!    before it without a gap. A memtable that is full, and the largest when all together are over the budget, is flushed
@@ -24,7 +24,7 @@ use super::engine::Engine;
 use super::files::TableDirectory;
 use super::key::SEQNO_MAX;
 use super::manifest::Manifest;
-use super::shared::{KIND_BATCH, Shared};
+use super::shared::{KIND_BATCH, Shared, sync_directory};
 use crate::storage::{Error, Result, Seqno, WriteBatch};
 use crate::util::fs::FileSystem;
 use crate::wal::{RecordRef, Wal};
@@ -41,6 +41,9 @@ type Engines = BTreeMap<EngineId, Arc<Engine>>;
 pub(super) fn open_catalogue(shared: &Shared) -> Result<Catalogue> {
     let (fs, directory) = (&*shared.fs, &shared.directory);
     if let Some(catalogue) = Catalogue::open(fs, directory)? {
+        // A killed process may have left its name in the page cache only. What is written to its engines from here on, and what is erased
+        // because it does not name it, must not meet the catalogue before it after a power loss.
+        sync_directory(fs, directory)?;
         return Ok(catalogue);
     }
     // It is made before all else: without it there can be nothing.

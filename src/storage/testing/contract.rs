@@ -106,30 +106,42 @@ fn reopened_engine_claims_no_more_than_is_durable(subject: &'static Subject) {
     assert_eq!(engine.durable(), newest);
 }
 
-/// The environment's files as they are, which is what a process that is killed now leaves behind.
+/// The environment's files as they are, which is what a process that is killed now leaves behind. Threads in the background may make and remove files meanwhile, so that
+/// the copy is of no one moment: then it is made again.
 fn copy_of(home: &Home) -> std::path::PathBuf {
+    const TRIES_MAX: usize = 100;
     let (from, to) = (home.data(), home.beside("as-left"));
-    let _ = fs::remove_dir_all(&to);
-    fs::create_dir_all(&to).expect("creates");
-    for directory in fs::read_dir(&from).expect("lists").map(|entry| entry.expect("entry").path()) {
+    for _ in 0..TRIES_MAX {
+        let before = files_below(&from);
+        copy_files(&from, &to);
+        if files_below(&from) == before {
+            return to;
+        }
+    }
+    panic!("files came and went in each of {TRIES_MAX} tries");
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).expect("creates");
+    for directory in fs::read_dir(from).expect("lists").map(|entry| entry.expect("entry").path()) {
         if directory.is_dir() {
-            let name = directory.strip_prefix(&from).expect("it lies below");
+            let name = directory.strip_prefix(from).expect("it lies below");
             fs::create_dir_all(to.join(name)).expect("creates");
             for inner in fs::read_dir(&directory).expect("lists") {
                 let path = inner.expect("an entry").path();
                 if path.is_dir() {
-                    fs::create_dir_all(to.join(path.strip_prefix(&from).expect("below")))
+                    fs::create_dir_all(to.join(path.strip_prefix(from).expect("below")))
                         .expect("creates");
                 }
             }
         }
     }
-    for file in files_below(&from) {
-        let name = file.strip_prefix(&from).expect("it lies below").to_owned();
+    for file in files_below(from) {
+        let name = file.strip_prefix(from).expect("it lies below").to_owned();
         // Files that come and go are the engine's own business.
         let _ = fs::copy(&file, to.join(name));
     }
-    to
 }
 
 fn what_a_killed_process_leaves_is_a_prefix(subject: &'static Subject) {

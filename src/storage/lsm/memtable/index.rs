@@ -17,12 +17,13 @@
 //!
 //! # Bounds
 //!
-//! A probe ends after [`PROBES_MAX`] slots, whatever keys somebody made up: keys beyond that are not in the table, and
-//! a lookup that came as far has to ask the list.
+//! A probe ends after [`PROBES_MAX`] slots, whatever keys somebody made up. A key that finds no slot among them makes the table grow; where that
+//! does not help either, the key is left out, and from then on the table is **partial**: that it has not got a key proves nothing any more, and
+//! the list has to be asked.
 
 use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use super::list::Node;
 use crate::storage::lsm::key::KeyHash;
@@ -36,8 +37,11 @@ const GROWTH: usize = 4;
 /// More than any memtable needs: the last one has 2^34 slots.
 const GENERATIONS: usize = 15;
 
-/// Slots that one lookup may look at.
-const PROBES_MAX: usize = 64;
+/// Slots that one lookup may look at. At three quarters full, runs of a few hundred come by chance; in tests runs that are too long come often.
+const PROBES_MAX: usize = if cfg!(test) { 8 } else { 1024 };
+
+/// A table with fewer keys than one in so many slots does not grow.
+const SPARSE: usize = 16;
 
 /// Bits of an address.
 const ADDRESS_BITS: u32 = 48;
@@ -63,6 +67,8 @@ pub(super) struct Index {
     current: AtomicUsize,
     keys: AtomicUsize,
     bytes: AtomicUsize,
+    /// Whether a key was left out.
+    partial: AtomicBool,
 }
 
 impl Index {
@@ -72,6 +78,7 @@ impl Index {
             current: AtomicUsize::new(0),
             keys: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            partial: AtomicBool::new(false),
         }
     }
 
@@ -83,7 +90,9 @@ impl Index {
         for slot in probe(slots, hash) {
             let tagged = slot.load(Ordering::Acquire);
             if tagged.is_null() {
-                return Found::Nothing;
+                // Whoever may see an entry that was left out has loaded a moment that was published after this was set.
+                let partial = self.partial.load(Ordering::Relaxed);
+                return if partial { Found::Unknown } else { Found::Nothing };
             }
             if is_tagged(tagged, hash) {
                 let node = node(tagged);
@@ -104,7 +113,26 @@ impl Index {
         is_key: impl Fn(Node) -> bool,
         hash_of: impl Fn(Node) -> KeyHash,
     ) -> Option<Node> {
-        let slots = self.slots_for_one_more(hash_of);
+        let slots = self.slots_for_one_more(&hash_of);
+        let placed = self.place(slots, node, hash, &is_key).or_else(|| {
+            let larger = self.grow(slots, &hash_of)?;
+            self.place(larger, node, hash, &is_key)
+        });
+        placed.unwrap_or_else(|| {
+            self.partial.store(true, Ordering::Relaxed);
+            None
+        })
+    }
+
+    /// Puts `node` into the slot of its key, or a free one: the node that was there. `None` when there is no such slot.
+    #[expect(clippy::option_option, reason = "the outer one says whether there was a slot")]
+    fn place(
+        &self,
+        slots: &[Slot],
+        node: Node,
+        hash: KeyHash,
+        is_key: impl Fn(Node) -> bool,
+    ) -> Option<Option<Node>> {
         for slot in probe(slots, hash) {
             let tagged = slot.load(Ordering::Relaxed);
             let replaced = (!tagged.is_null()).then(|| self::node(tagged));
@@ -113,7 +141,7 @@ impl Index {
                 slot.store(tag(node, hash), Ordering::Release);
                 let keys = self.keys.load(Ordering::Relaxed) + usize::from(replaced.is_none());
                 self.keys.store(keys, Ordering::Relaxed);
-                return replaced;
+                return Some(replaced);
             }
         }
         None
@@ -129,8 +157,16 @@ impl Index {
         let current = self.current.load(Ordering::Relaxed);
         let Some(slots) = self.generations[current].get() else { return self.make(0) };
         let is_full = self.keys.load(Ordering::Relaxed) * 4 >= slots.len() * 3;
-        if !is_full || current + 1 == GENERATIONS {
-            return slots;
+        if is_full { self.grow(slots, hash_of).unwrap_or(slots) } else { slots }
+    }
+
+    /// Fills the next generation with what is in `slots`, the last one, and switches to it; `None` when there is none, or too few keys for one.
+    fn grow(&self, slots: &[Slot], hash_of: impl Fn(Node) -> KeyHash) -> Option<&[Slot]> {
+        let current = self.current.load(Ordering::Relaxed);
+        // Keys that somebody made up to collide shall not cost more memory than others.
+        let sparse = self.keys.load(Ordering::Relaxed) * SPARSE < slots.len();
+        if current + 1 == GENERATIONS || sparse {
+            return None;
         }
         let larger = self.make(current + 1);
         for slot in slots {
@@ -138,14 +174,15 @@ impl Index {
             if !tagged.is_null() {
                 let hash = hash_of(node(tagged));
                 let is_free = |slot: &&Slot| slot.load(Ordering::Relaxed).is_null();
-                if let Some(free) = probe(larger, hash).find(is_free) {
-                    free.store(tagged, Ordering::Relaxed);
+                match probe(larger, hash).find(is_free) {
+                    Some(free) => free.store(tagged, Ordering::Relaxed),
+                    None => self.partial.store(true, Ordering::Relaxed),
                 }
             }
         }
-        // Release: with the generation, what is in it.
+        // Release: with the generation, what is in it, and whether that is all.
         self.current.store(current + 1, Ordering::Release);
-        larger
+        Some(larger)
     }
 
     fn make(&self, generation: usize) -> &[Slot] {

@@ -182,6 +182,29 @@ fn every_version_of_many_keys_is_found() {
     }
 }
 
+/// Runs of slots that are too long for a probe come by chance, and more often the more keys there are.
+#[test]
+fn no_key_is_lost_while_the_table_of_hashes_grows() {
+    let keys = if cfg!(miri) { 300u32 } else { 60_000 };
+    let memtable = empty();
+    for number in 0..keys {
+        let key = format!("user{number:08}");
+        memtable.apply(Seqno(u64::from(number) + 1), &put(key.as_bytes(), &number.to_le_bytes()));
+        // The last ones at once, and old ones now and then, while the table is as it is.
+        for earlier in [number, number / 2, number / 7] {
+            let key = format!("user{earlier:08}");
+            let found = value(&memtable, key.as_bytes(), SEQNO_MAX.0);
+            assert_eq!(found.as_deref(), Some(&earlier.to_le_bytes()[..]), "{key} of {number}");
+        }
+    }
+    for number in 0..keys {
+        let key = format!("user{number:08}");
+        let found = value(&memtable, key.as_bytes(), SEQNO_MAX.0);
+        assert_eq!(found.as_deref(), Some(&number.to_le_bytes()[..]), "{key}");
+        assert_eq!(value(&memtable, format!("{key}x").as_bytes(), SEQNO_MAX.0), None);
+    }
+}
+
 /// A batch writes the same value under two keys and moves the clock to it: readers must find all three equal.
 #[test]
 fn readers_see_only_whole_batches_while_one_writes() {

@@ -52,6 +52,41 @@ fn no_log_means_that_a_restart_finds_what_was_flushed() {
     assert_eq!(engine.durable(), synced);
 }
 
+/// The catalogue of a killed process was read, but its name was not made durable. After a power loss the one before it was there again, and so what was
+/// flushed to an engine that it does not name was erased, and an engine that it does name had been erased before.
+#[test]
+fn what_a_killed_process_has_changed_of_the_catalogue_stays_after_a_power_loss() {
+    let options = || LsmOptions { log: false, ..simulated(1) };
+    let opened = |fs: &SimFileSystem| {
+        LsmEnvironment::open(Arc::new(fs.clone()), DIRECTORY, options()).expect("opens")
+    };
+    let base = SimFileSystem::new(1);
+    opened(&base).open("old").expect("opens").write(&put(b"o", b"1"), Durability::Sync).expect("w");
+    let mut step = 0;
+    loop {
+        let fs = base.restart(step);
+        let environment = opened(&fs);
+        fs.crash_at(fs.steps() + step);
+        let changed = environment.open("new").and_then(|_| environment.remove("old"));
+        let fs = fs.restart_killed();
+        let environment = opened(&fs);
+        let new = environment.open("new").expect("opens");
+        new.write(&put(b"n", b"1"), Durability::Sync).expect("flushes");
+        let left = environment.list().expect("lists");
+        for survival in 0..8 {
+            let environment = opened(&fs.restart(survival));
+            assert_eq!(environment.list().expect("lists"), left, "step {step}, {survival}");
+            let new = environment.open("new").expect("opens");
+            assert_eq!(rows(&*new).len(), 1, "step {step}, survival {survival}");
+        }
+        if changed.is_ok() {
+            break;
+        }
+        step += 1;
+    }
+    assert!(step > 10, "{step} steps");
+}
+
 #[test]
 fn a_log_that_is_given_up_is_emptied_into_tables_first() {
     let fs = SimFileSystem::new(1);

@@ -1,0 +1,821 @@
+//! One replica of a group on this node, running: proposes commands, confirms reads, answers the other replicas.
+//!
+//! # Promises
+//!
+//! * A command that is answered with its outcome is committed by a majority and applied here or at the leader ([`Group::propose`]).
+//! * A read that begins after [`Group::confirm`] returned sees everything that was acknowledged before the call, on every replica.
+//! * Errors say what happened: NO_LEADER, NO_QUORUM, OVERLOADED, DISK_FULL and NOT_SERVING mean "certainly not applied".
+//! * A replica that was recovered from disk votes for nobody until an election timeout has passed (the boot quarantine): it may have promised, just before
+//!   it went down, to wait for the leader whose lease reads trust.
+//!
+//! # Failures
+//!
+//! | what | what happens |
+//! |---|---|
+//! | openraft's task for the group ends: a failed disk, a panic | [`Status::failed`] says why; every call is refused; the node is not healthy |
+//! | the leader is dead or cut off | commands and reads wait for the next one, for as long as [`Settings::patience`]; then NO_LEADER |
+//! | this node is cut off | the same: what it would answer alone could be old |
+//!
+//! # Tasks
+//!
+//! One that proposes, one that confirms reads, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
+
+use super::blocking::blocking;
+use super::log::GroupLog;
+use super::message::{Envelope, Refusal, Reply, Request};
+use super::network::Network;
+use super::proposals::{Budget, IN_FLIGHT_MAX, Proposals, Queued};
+use super::reads::{ReadIndex, Reads};
+use super::room::Room;
+use super::state::{ReplicaState, StateMachine};
+use super::transport::{Failure, Lane, Transport};
+use super::types::{GroupId, LogId, NodeName, Outcomes, ReplicaId, Snapshot, TypeConfig, Vote};
+use crate::command::{Command, Outcome, Proposal};
+use crate::error::{Error, Reason, Result};
+use crate::ticket::Ticket;
+use crate::util::fs::FileSystem;
+use crate::util::time::Clock;
+
+/// How long to wait before a command or read is tried again that met no leader.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many election timeouts a command or read waits for a leader before its caller is told that there is none.
+const PATIENCE_TIMEOUTS: u32 = 4;
+
+/// Most entries in an append request; their bytes are bounded by the log's reader.
+const APPEND_ENTRIES_MAX: u64 = 2048;
+
+/// How long a snapshot may take to send and install.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(10);
+
+type OpenRaft = Raft<TypeConfig, StateMachine>;
+
+/// What all groups of a node have in common.
+#[derive(Clone)]
+pub struct Settings {
+    /// The cluster.
+    pub cluster: Uuid,
+    /// The name of this node.
+    pub node: NodeName,
+    /// Longest silence of a leader before an election, and the length of its lease.
+    pub election_timeout: Duration,
+    /// Between two signs of life of a leader.
+    pub heartbeat_interval: Duration,
+    /// Entries that stay in the log behind a snapshot, for followers that were away briefly.
+    pub log_keep: u64,
+    /// How long a replica may not have heard of a leader and still answer stale reads; `None`: for ever.
+    pub stale_max: Option<Duration>,
+    /// Bytes of commands on their way, for all groups.
+    pub budget: Budget,
+    /// Whether commands that grow may be proposed.
+    pub room: Arc<Room>,
+    /// Other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// Stamps commands, as leader.
+    pub clock: Arc<dyn Clock>,
+    /// Where checkpoints are made that are sent, and the file system it is on.
+    pub outbox: std::path::PathBuf,
+    /// See `outbox`.
+    pub fs: Arc<dyn FileSystem>,
+}
+
+impl Settings {
+    /// How long a command or read waits for a leader.
+    pub fn patience(&self) -> Duration {
+        self.election_timeout * PATIENCE_TIMEOUTS
+    }
+
+    /// How long a recovered replica votes for nobody: its leader's lease and a little for clocks that run at different rates.
+    fn quarantine(&self) -> Duration {
+        self.election_timeout + self.election_timeout / 20
+    }
+
+    /// openraft's settings; notes on each are in ARCHITECTURE.md.
+    fn openraft(&self, pristine: bool) -> Result<Arc<Config>> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "kvstore".to_owned(),
+            election_timeout_min: millis(self.election_timeout) * 2 / 3,
+            election_timeout_max: millis(self.election_timeout),
+            heartbeat_interval: millis(self.heartbeat_interval),
+            heartbeat_min_interval: Some(millis(self.heartbeat_interval) * 2 / 3),
+            install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            max_append_entries: Some(2 * APPEND_ENTRIES_MAX),
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.log_keep,
+            enable_pre_vote: Some(true),
+            enable_elect: pristine,
+            enable_leader_restore: Some(false),
+            ..Config::default()
+        };
+        config.validate().map(Arc::new).map_err(|error| {
+            Error::new(Reason::Internal, format!("the settings of Raft do not fit: {error}"))
+        })
+    }
+}
+
+/// A group's state as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Which group.
+    pub group: GroupId,
+    /// The node that leads it, as far as this one knows.
+    pub leader: Option<NodeName>,
+    /// Whether this node leads it.
+    pub leads: bool,
+    /// The term.
+    pub term: u64,
+    /// The nodes that hold a copy, by replica.
+    pub replicas: BTreeMap<ReplicaId, NodeName>,
+    /// How many entries each other replica lacks; known to the leader only.
+    pub lag: BTreeMap<ReplicaId, Option<u64>>,
+    /// Index of the last entry of the log here.
+    pub last_index: u64,
+    /// Index of the last entry applied here.
+    pub applied_index: u64,
+    /// Index of the last entry that a snapshot covers here.
+    pub snapshot_index: u64,
+    /// Why the group does no more work on this node.
+    pub failed: Option<String>,
+}
+
+/// A replica that runs. See the [module](self).
+pub struct Group {
+    id: GroupId,
+    replica: ReplicaId,
+    settings: Settings,
+    raft: OpenRaft,
+    state: Arc<ReplicaState>,
+    proposals: Proposals,
+    reads: Reads,
+    /// Since when this replica has heard of no leader.
+    heard: Mutex<Instant>,
+    quarantined: AtomicBool,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Where a leader is.
+enum Route {
+    Here,
+    There(ReplicaId, NodeName),
+}
+
+impl Group {
+    /// Starts a replica on its log and state. Its group's first members, when `founders` names them, found the group if it is new.
+    ///
+    /// # Errors
+    ///
+    /// CORRUPTION or INTERNAL when log and state do not fit.
+    pub async fn start(
+        id: GroupId,
+        replica: ReplicaId,
+        log: GroupLog,
+        state: Arc<ReplicaState>,
+        settings: Settings,
+    ) -> Result<Arc<Self>> {
+        let pristine = log.is_pristine();
+        let network = Network {
+            cluster: settings.cluster,
+            group: id,
+            replica,
+            transport: Arc::clone(&settings.transport),
+            outbox: settings.outbox.clone(),
+            fs: Arc::clone(&settings.fs),
+        };
+        let machine = StateMachine::new(Arc::clone(&state));
+        let raft = Raft::new(replica, settings.openraft(pristine)?, network, log, machine)
+            .await
+            .map_err(|fatal| Error::new(Reason::Corruption, format!("{id}: {fatal}")))?;
+        let group = Arc::new(Self {
+            id,
+            replica,
+            proposals: Proposals::new(settings.budget.clone(), settings.patience()),
+            settings,
+            raft,
+            state,
+            reads: Reads::default(),
+            heard: Mutex::new(Instant::now()),
+            quarantined: AtomicBool::new(!pristine),
+            tasks: Mutex::default(),
+        });
+        let mut tasks = vec![
+            tokio::spawn(Arc::clone(&group).serve_proposals()),
+            tokio::spawn(Arc::clone(&group).serve_reads()),
+        ];
+        if !pristine {
+            tasks.push(tokio::spawn(Arc::clone(&group).end_quarantine()));
+        }
+        *group.tasks.lock() = tasks;
+        Ok(group)
+    }
+
+    /// Founds the group with these members, if it is new. The same call on every one of them is harmless.
+    ///
+    /// # Errors
+    ///
+    /// INTERNAL when openraft has stopped.
+    pub async fn found(&self, members: BTreeMap<ReplicaId, NodeName>) -> Result<()> {
+        use openraft::errors::InitializeError;
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(Error::new(Reason::Internal, format!("{}: {error}", self.id))),
+        }
+    }
+
+    /// Whether nobody has founded the group yet, as far as this replica knows.
+    pub fn is_new(&self) -> bool {
+        self.raft.metrics().borrow_watched().membership_config.log_id().is_none()
+    }
+
+    /// Which group.
+    pub const fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// What is applied here.
+    pub const fn state(&self) -> &Arc<ReplicaState> {
+        &self.state
+    }
+
+    /// Whether this node leads the group, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.route(), Some(Route::Here))
+    }
+
+    /// Queues a command; the ticket tells what came of it.
+    ///
+    /// # Errors
+    ///
+    /// OVERLOADED, NOT_SERVING: certainly not applied.
+    pub fn propose(&self, command: Command) -> Result<Ticket> {
+        self.check_alive()?;
+        self.proposals.push(command)
+    }
+
+    /// Returns once reads of [`Self::state`] see everything that was acknowledged before the call. Shared with all that call at the same time.
+    ///
+    /// # Errors
+    ///
+    /// NO_LEADER, NO_QUORUM, NOT_SERVING.
+    pub async fn confirm(&self) -> Result<()> {
+        self.check_alive()?;
+        let index = self.reads.confirm().await?;
+        self.wait_applied(index).await
+    }
+
+    /// As [`Self::confirm`], but the leader trusts that nobody else was elected within two thirds of an election timeout after a quorum answered it last,
+    /// which holds as long as clocks run at nearly one rate. Other replicas ask as `confirm` does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::confirm`].
+    pub async fn confirm_by_lease(&self) -> Result<()> {
+        self.check_alive()?;
+        if !self.is_leader() {
+            return self.confirm().await;
+        }
+        let lease = LinearizerOption::new(Some(self.settings.election_timeout * 2 / 3), true);
+        match self.raft.get_read_linearizer(lease).await {
+            Ok(linearizer) => self.wait_applied(Some(*linearizer.read_log_id().log_id())).await,
+            // No longer the leader: the long way tells.
+            Err(_) => self.confirm().await,
+        }
+    }
+
+    /// Whether a stale read may be answered here.
+    ///
+    /// # Errors
+    ///
+    /// NO_LEADER when this replica has heard of no leader for longer than allowed.
+    pub fn check_stale(&self) -> Result<()> {
+        let Some(most) = self.settings.stale_max else { return Ok(()) };
+        let silence = self.heard.lock().elapsed();
+        if silence <= most || self.is_leader() {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: this node has heard of no leader for {} s; a stale read may be {} s old at most (kvstore.raft.stale-max)",
+            self.id,
+            silence.as_secs(),
+            most.as_secs()
+        );
+        Err(Error::new(Reason::NoLeader, message))
+    }
+
+    /// What operators see.
+    pub fn status(&self) -> Status {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let index = |log_id: &Option<LogId>| log_id.as_ref().map_or(0, |log_id| log_id.index);
+        let last_index = metrics.last_log_index.unwrap_or(0);
+        let lag = metrics.replication.iter().flatten().filter(|(id, _)| **id != self.replica);
+        let lag = lag.map(|(id, matched)| {
+            (*id, matched.as_ref().map(|log_id| last_index.saturating_sub(log_id.index)))
+        });
+        Status {
+            group: self.id,
+            leader: metrics.current_leader.and_then(|id| membership.get_node(&id)).cloned(),
+            leads: metrics.current_leader == Some(self.replica),
+            term: metrics.current_term,
+            replicas: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+            lag: lag.collect(),
+            last_index,
+            applied_index: index(&metrics.last_applied),
+            snapshot_index: index(&metrics.snapshot),
+            failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Has whoever leads the group hand it over to the replica on `node`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::hand_over_to`]; NO_LEADER when nobody leads it, or it cannot be reached.
+    pub async fn move_leader(&self, node: &NodeName) -> Result<()> {
+        match self.route() {
+            Some(Route::Here) => self.hand_over_to(node).await,
+            None => Err(self.no_leader()),
+            Some(Route::There(replica, leader)) => {
+                let message = Request::MoveLeader(node.clone()).encode(&self.envelope(replica));
+                let Settings { transport, election_timeout, .. } = &self.settings;
+                let reply =
+                    transport.call(&leader, Lane::Control, message, *election_timeout * 3).await;
+                match reply.map(|bytes| Reply::decode(&bytes)) {
+                    Ok(Some(Reply::Transferred(true))) => Ok(()),
+                    Ok(Some(Reply::Refused(Refusal::NotHere(why)))) => {
+                        Err(Error::new(Reason::FailedPrecondition, why))
+                    }
+                    Ok(_) => Err(self.no_leader()),
+                    Err(failure) => Err(Error::new(Reason::NoLeader, failure.to_string())),
+                }
+            }
+        }
+    }
+
+    /// Hands leadership to the replica on `node`, and waits until somebody else leads.
+    ///
+    /// # Errors
+    ///
+    /// FAILED_PRECONDITION when this node does not lead the group, or that one has no voter of it or lags behind; NO_LEADER when it did not take over in time.
+    pub async fn hand_over_to(&self, node: &NodeName) -> Result<()> {
+        let status = self.status();
+        let precondition = |why: String| Err(Error::new(Reason::FailedPrecondition, why));
+        if !status.leads {
+            return precondition(format!("{}: this node does not lead it", self.id));
+        }
+        let Some((&target, _)) = status.replicas.iter().find(|(_, name)| *name == node) else {
+            return precondition(format!("{}: {node} has no replica of it", self.id));
+        };
+        if target == self.replica {
+            return Ok(());
+        }
+        match status.lag.get(&target) {
+            Some(Some(lag)) if *lag <= APPEND_ENTRIES_MAX => {}
+            _ => {
+                return precondition(format!(
+                    "{}: the replica on {node} lags behind or is away",
+                    self.id
+                ));
+            }
+        }
+        self.raft.trigger().transfer_leader(target).await.map_err(|fatal| self.failed(&fatal))?;
+        let moved = async {
+            while self.is_leader() {
+                sleep(RETRY_PAUSE).await;
+            }
+        };
+        timeout(self.settings.election_timeout * 2, moved).await.map_err(|_| {
+            let message = format!("{}: {node} did not take over in time", self.id);
+            Error::new(Reason::NoLeader, message)
+        })
+    }
+
+    /// Hands leadership to whoever is furthest, if this node leads.
+    pub async fn step_down(&self) {
+        let status = self.status();
+        if !status.leads {
+            return;
+        }
+        let nearest = status.lag.iter().filter_map(|(id, lag)| lag.map(|lag| (lag, *id))).min();
+        if let Some((_, nearest)) = nearest
+            && let Some(node) = status.replicas.get(&nearest)
+            && let Err(error) = self.hand_over_to(node).await
+        {
+            tracing::warn!(group = %self.id, %error, "leadership was not handed over");
+        }
+    }
+
+    /// Makes a snapshot, so that the log can be cut behind it.
+    pub async fn snapshot(&self) {
+        if let Err(fatal) = self.raft.trigger().snapshot().await {
+            tracing::error!(group = %self.id, %fatal, "no snapshot");
+        }
+    }
+
+    /// Stops the replica: what waits is refused, openraft's tasks end.
+    pub async fn stop(&self) {
+        self.proposals.close();
+        self.reads.close();
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(group = %self.id, %error, "a task of Raft panicked");
+        }
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            task.abort();
+            // It was aborted, or has ended.
+            let _ = task.await;
+        }
+    }
+
+    /// openraft's own view, for simulations.
+    #[cfg(test)]
+    pub(super) fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// Answers another replica, or a node that passes a caller's request on.
+    pub async fn handle(&self, envelope: &Envelope, request: Request) -> Reply {
+        match request {
+            Request::Append(request) => {
+                let reply = self.raft.append_entries(request).await;
+                if !matches!(reply, Ok(super::types::AppendReply::HigherVote(_))) {
+                    *self.heard.lock() = Instant::now();
+                }
+                reply.map_or_else(|error| self.refuse_failed(&error), Reply::Append)
+            }
+            Request::Vote(_) | Request::PreVote(_) if self.quarantined.load(Ordering::Acquire) => {
+                let why = format!("{}: was just restarted and does not vote yet", self.id);
+                Reply::Refused(Refusal::NotHere(why))
+            }
+            Request::Vote(request) => self
+                .raft
+                .vote(request)
+                .await
+                .map_or_else(|error| self.refuse_failed(&error), Reply::Vote),
+            Request::PreVote(request) => self
+                .raft
+                .pre_vote(request)
+                .await
+                .map_or_else(|error| self.refuse_failed(&error), Reply::Vote),
+            Request::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
+                Ok(accepted) => Reply::Transferred(accepted.is_ok()),
+                Err(error) => self.refuse_failed(&error),
+            },
+            Request::Propose(proposal) => self.serve_forwarded(proposal).await,
+            Request::ReadIndex if !self.is_leader() => self.refuse_not_leader(),
+            Request::ReadIndex => match self.reads.confirm().await {
+                Ok(index) => Reply::ReadIndex(index),
+                Err(error) => Reply::Refused(Refusal::NoQuorum(error.message().to_owned())),
+            },
+            Request::MoveLeader(node) => match self.hand_over_to(&node).await {
+                Ok(()) => Reply::Transferred(true),
+                Err(error) => Reply::Refused(Refusal::NotHere(error.message().to_owned())),
+            },
+            Request::Snapshot(_) => {
+                let why = format!("{}: a snapshot without files from {}", self.id, envelope.from);
+                Reply::Refused(Refusal::NotHere(why))
+            }
+        }
+    }
+
+    /// Takes over the state whose files are in `directory`, from the leader with `vote`.
+    pub async fn install(&self, vote: Vote, directory: &Path) -> Reply {
+        let staged = blocking(|| self.state.stage(directory));
+        let (meta, snapshot) = match staged {
+            Ok(staged) => staged,
+            Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
+        };
+        match self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
+            Ok(reply) => Reply::Installed(reply.vote),
+            Err(fatal) => self.refuse_failed(&fatal),
+        }
+    }
+
+    /// As leader, commits the commands of another node's callers.
+    async fn serve_forwarded(&self, proposal: Proposal) -> Reply {
+        if !self.is_leader() {
+            return self.refuse_not_leader();
+        }
+        let commands = match proposal.decode() {
+            Ok((_, commands)) => commands.len(),
+            Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
+        };
+        if let Err(error) = self.check_room() {
+            return Reply::Refused(Refusal::DiskFull(error.message().to_owned()));
+        }
+        let stamped = proposal.restamped(self.settings.clock.now()).expect("it was just decoded");
+        match self.raft.client_write(stamped).await {
+            Ok(response) if response.data.0.len() == commands => Reply::Applied(response.data.0),
+            Ok(_) => Reply::Refused(Refusal::Unknown("the outcomes do not fit".to_owned())),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Reply::Refused(Refusal::NotLeader(forward.leader_node))
+            }
+            Err(error) => Reply::Refused(Refusal::Unknown(error.to_string())),
+        }
+    }
+
+    /// Proposes what waits, entry by entry, until the group is stopped.
+    async fn serve_proposals(self: Arc<Self>) {
+        let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        loop {
+            let slot = Arc::clone(&slots).acquire_owned().await.expect("it is never closed");
+            if !self.proposals.wait().await {
+                return;
+            }
+            let route = self.wait_route().await;
+            let commands = self.proposals.take();
+            if commands.is_empty() {
+                continue;
+            }
+            let group = Arc::clone(&self);
+            match route {
+                Route::Here => match self.check_room() {
+                    Ok(()) => {
+                        let outcome = self.submit(&commands).await;
+                        tokio::spawn(async move {
+                            group.finish(commands, outcome).await;
+                            drop(slot);
+                        });
+                    }
+                    Err(full) => {
+                        let (deletes, rest): (Vec<_>, Vec<_>) =
+                            commands.into_iter().partition(|queued| queued.command.is_delete());
+                        for queued in rest {
+                            queued.refuse(full.clone());
+                        }
+                        if !deletes.is_empty() {
+                            // Deleting is what helps.
+                            let outcome = self.submit(&deletes).await;
+                            tokio::spawn(async move {
+                                group.finish(deletes, outcome).await;
+                                drop(slot);
+                            });
+                        }
+                    }
+                },
+                Route::There(replica, node) => {
+                    let reply = self.forward(&commands, replica, &node);
+                    tokio::spawn(async move {
+                        group.finish_forwarded(commands, reply.await).await;
+                        drop(slot);
+                    });
+                }
+            }
+        }
+    }
+
+    /// Where the leader is, once there is one.
+    async fn wait_route(&self) -> Route {
+        let mut waited = false;
+        loop {
+            if let Some(route) = self.route() {
+                if waited {
+                    self.proposals.with_leader();
+                }
+                return route;
+            }
+            waited = true;
+            self.proposals.without_leader(&self.id);
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Appends one entry with these commands, in the order of the calls; the future waits for what comes of it.
+    async fn submit(
+        &self,
+        commands: &[Queued],
+    ) -> impl Future<Output = std::result::Result<Outcomes, Attempt>> + Send + 'static {
+        let stamp = self.settings.clock.now();
+        let proposal = Proposal::encode(stamp, commands.iter().map(|queued| &queued.command));
+        let (responder, outcome) = ProgressResponder::complete_only();
+        let submitted = self.raft.client_write_ff(proposal, Some(responder)).await;
+        async move {
+            if let Err(fatal) = submitted {
+                // Where it stopped is not known.
+                return Err(Attempt::Lost(fatal.to_string()));
+            }
+            match outcome.await {
+                Ok(Ok(response)) => Ok(response.data),
+                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
+                    Err(Attempt::NotAppended(forward))
+                }
+                Ok(Err(error)) => Err(Attempt::Lost(error.to_string())),
+                Err(_) => Err(Attempt::Lost("the shard stopped on this node".to_owned())),
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        commands: Vec<Queued>,
+        outcome: impl Future<Output = std::result::Result<Outcomes, Attempt>>,
+    ) {
+        match outcome.await {
+            Ok(Outcomes(outcomes)) => self.answer(commands, outcomes),
+            Err(Attempt::NotAppended(forward)) => {
+                if forward.leader_id.is_none() || forward.leader_id == Some(self.replica) {
+                    sleep(RETRY_PAUSE).await;
+                }
+                self.proposals.put_back(commands, &self.no_quorum());
+            }
+            Err(Attempt::Lost(why)) => self.proposals.lost(commands, &why),
+        }
+    }
+
+    /// Sends commands to the leader, in the order of the calls.
+    fn forward(
+        &self,
+        commands: &[Queued],
+        replica: ReplicaId,
+        node: &NodeName,
+    ) -> impl Future<Output = std::result::Result<bytes::Bytes, Failure>> + Send + 'static {
+        let commands = commands.iter().map(|queued| &queued.command);
+        let proposal = Proposal::encode(self.settings.clock.now(), commands);
+        let message = Request::Propose(proposal).encode(&self.envelope(replica));
+        self.settings.transport.call(node, Lane::Callers, message, self.settings.patience())
+    }
+
+    async fn finish_forwarded(
+        &self,
+        commands: Vec<Queued>,
+        reply: std::result::Result<bytes::Bytes, Failure>,
+    ) {
+        let reply = match reply {
+            Ok(bytes) => Reply::decode(&bytes),
+            Err(Failure::Unreachable(why)) => {
+                sleep(RETRY_PAUSE).await;
+                let why = format!("{}: the leader cannot be reached: {why}", self.id);
+                return self.proposals.put_back(commands, &Error::new(Reason::NoLeader, why));
+            }
+            Err(Failure::Lost(why)) => return self.proposals.lost(commands, &why),
+        };
+        match reply {
+            Some(Reply::Applied(outcomes)) => self.answer(commands, outcomes),
+            Some(Reply::Refused(
+                Refusal::NotLeader(_) | Refusal::NotHere(_) | Refusal::Failed(_),
+            )) => {
+                sleep(RETRY_PAUSE).await;
+                let why = format!("{} has no leader now; the write was not applied", self.id);
+                self.proposals.put_back(commands, &Error::new(Reason::NoLeader, why));
+            }
+            Some(Reply::Refused(refusal)) => {
+                let error = match refusal {
+                    Refusal::NoQuorum(why) => Error::new(Reason::NoQuorum, why),
+                    Refusal::Overloaded(why) => Error::overloaded(why, Duration::from_millis(50)),
+                    Refusal::DiskFull(why) => Error::new(Reason::DiskFull, why),
+                    other => return self.proposals.lost(commands, &format!("{other:?}")),
+                };
+                for queued in commands {
+                    queued.refuse(error.clone());
+                }
+            }
+            other => self.proposals.lost(commands, &format!("unexpected reply {other:?}")),
+        }
+    }
+
+    fn answer(&self, commands: Vec<Queued>, outcomes: Vec<Outcome>) {
+        if commands.len() != outcomes.len() {
+            return self.proposals.lost(commands, "the outcomes do not fit");
+        }
+        for (queued, outcome) in commands.into_iter().zip(outcomes) {
+            queued.answer(outcome);
+        }
+    }
+
+    async fn serve_reads(self: Arc<Self>) {
+        while let Some(round) = self.reads.next().await {
+            round.answer(&self.read_round().await);
+        }
+    }
+
+    /// One round: what reads that wait now have to see.
+    async fn read_round(&self) -> Result<ReadIndex> {
+        let deadline = Instant::now() + self.settings.patience();
+        loop {
+            let error = match self.route() {
+                Some(Route::Here) => {
+                    match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+                        Ok(linearizer) => return Ok(Some(*linearizer.read_log_id().log_id())),
+                        Err(RaftError::Fatal(fatal)) => return Err(self.failed(&fatal)),
+                        Err(RaftError::APIError(_)) => self.no_quorum(),
+                    }
+                }
+                Some(Route::There(replica, node)) => {
+                    let message = Request::ReadIndex.encode(&self.envelope(replica));
+                    let timeout = self.settings.election_timeout;
+                    let transport = &self.settings.transport;
+                    let reply = transport.call(&node, Lane::Control, message, timeout).await;
+                    match reply.map(|bytes| Reply::decode(&bytes)) {
+                        Ok(Some(Reply::ReadIndex(index))) => return Ok(index),
+                        Ok(Some(Reply::Refused(Refusal::NoQuorum(why)))) => {
+                            Error::new(Reason::NoQuorum, why)
+                        }
+                        _ => self.no_leader(),
+                    }
+                }
+                None => self.no_leader(),
+            };
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn wait_applied(&self, index: ReadIndex) -> Result<()> {
+        if index <= self.state.applied() {
+            return Ok(());
+        }
+        let applied = self.raft.watch_apply_progress().wait_until_ge(&index).await;
+        applied.map(drop).map_err(|_| self.failed(&"it stopped"))
+    }
+
+    async fn end_quarantine(self: Arc<Self>) {
+        sleep(self.settings.quarantine()).await;
+        self.quarantined.store(false, Ordering::Release);
+        self.raft.runtime_config().elect(true);
+    }
+
+    fn route(&self) -> Option<Route> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader?;
+        if leader == self.replica {
+            // A restarted leader shows itself as leader until it hears otherwise.
+            return (metrics.state == ServerState::Leader).then_some(Route::Here);
+        }
+        let node = metrics.membership_config.membership().get_node(&leader)?.clone();
+        Some(Route::There(leader, node))
+    }
+
+    /// Whether the leader's disk has room for what grows.
+    fn check_room(&self) -> Result<()> {
+        self.settings.room.check()
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        match &metrics.running_state {
+            Ok(()) => Ok(()),
+            Err(fatal) => Err(self.failed(fatal)),
+        }
+    }
+
+    fn envelope(&self, to: ReplicaId) -> Envelope {
+        Envelope { cluster: self.settings.cluster, group: self.id, from: self.replica, to }
+    }
+
+    fn no_leader(&self) -> Error {
+        Error::new(Reason::NoLeader, format!("{} has no leader now", self.id))
+    }
+
+    fn no_quorum(&self) -> Error {
+        Error::new(Reason::NoQuorum, format!("{}: its leader has no quorum behind it now", self.id))
+    }
+
+    fn failed(&self, why: &dyn fmt::Display) -> Error {
+        let message = format!("{} has failed on this node: {why}; ask another one", self.id);
+        Error::new(Reason::NotServing, message)
+    }
+
+    fn refuse_failed(&self, why: &dyn fmt::Display) -> Reply {
+        Reply::Refused(Refusal::Failed(self.failed(why).message().to_owned()))
+    }
+
+    fn refuse_not_leader(&self) -> Reply {
+        let leader = match self.route() {
+            Some(Route::There(_, node)) => Some(node),
+            _ => None,
+        };
+        Reply::Refused(Refusal::NotLeader(leader))
+    }
+}
+
+/// Why an entry of ours has no outcome.
+enum Attempt {
+    /// It certainly is not in the log.
+    NotAppended(ForwardToLeader<TypeConfig>),
+    /// It may be.
+    Lost(String),
+}

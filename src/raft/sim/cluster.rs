@@ -1,0 +1,340 @@
+//! A simulated cluster: nodes that start, crash and start again on what their disks kept, with clocks that go wrong.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::network::{NodeIndex, SimNetwork, SimTransport};
+use crate::error::Result;
+use crate::raft::files::remove_files;
+use crate::raft::group::{Group, Settings};
+use crate::raft::log::{LogOptions, LogStore};
+use crate::raft::node::{Inbound, LogLimits, Members, Node};
+use crate::raft::proposals::Budget;
+use crate::raft::room::Room;
+use crate::raft::types::{GroupId, NodeName};
+use crate::storage::Environment;
+use crate::storage::lsm::{LsmEnvironment, LsmOptions};
+use crate::util::fs::FileSystem as _;
+use crate::util::fs::sim::SimFileSystem;
+use crate::util::time::{Clock, Timestamp};
+use crate::wal::Background;
+
+/// When simulations begin: late enough to turn clocks back.
+const NOON_MS: u64 = 1_000_000_000;
+
+/// How a cluster is made.
+#[derive(Debug, Clone)]
+pub(super) struct Shape {
+    pub(super) nodes: usize,
+    pub(super) groups: u32,
+    pub(super) election_timeout: Duration,
+    pub(super) heartbeat_interval: Duration,
+    /// Entries that stay behind a snapshot.
+    pub(super) log_keep: u64,
+    pub(super) limits: LogLimits,
+    /// Bytes of a segment of the log.
+    pub(super) segment_bytes: u32,
+    /// Bytes of entries in memory.
+    pub(super) cache_bytes: usize,
+}
+
+/// A node's clock: virtual time, set wrong by an offset.
+pub(super) struct SimClock {
+    start: Instant,
+    offset_ms: AtomicI64,
+}
+
+impl SimClock {
+    pub(super) fn turn(&self, offset_ms: i64) {
+        self.offset_ms.store(offset_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let offset = self.offset_ms.load(Ordering::SeqCst);
+        Timestamp::from_millis((NOON_MS + elapsed).saturating_add_signed(offset))
+    }
+}
+
+/// A node's life between two crashes. Clones are handles to the same one.
+#[derive(Clone)]
+pub(super) struct Incarnation {
+    pub(super) node: Arc<Node>,
+    pub(super) log: Arc<LogStore>,
+    pub(super) number: u64,
+    pub(super) crashed: CancellationToken,
+    transport: Arc<SimTransport>,
+}
+
+impl Incarnation {
+    pub(super) fn group(&self, id: GroupId) -> &Arc<Group> {
+        self.node.group(id).expect("all groups are on all nodes")
+    }
+}
+
+struct Member {
+    fs: SimFileSystem,
+    clock: Arc<SimClock>,
+    /// Most milliseconds until somebody syncs the log.
+    sync_ms_max: Arc<std::sync::atomic::AtomicU64>,
+    incarnations: u64,
+    running: Option<Incarnation>,
+}
+
+/// See the [module](self).
+pub(super) struct Cluster {
+    pub(super) shape: Shape,
+    pub(super) network: Arc<SimNetwork>,
+    names: Vec<NodeName>,
+    members: Mutex<Vec<Member>>,
+    random: Mutex<StdRng>,
+    start: Instant,
+    /// What ends incarnations that have crashed.
+    endings: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Cluster {
+    /// A cluster of which no node runs.
+    pub(super) fn new(shape: Shape, seed: u64) -> Arc<Self> {
+        let mut random = StdRng::seed_from_u64(seed);
+        let names: Vec<_> =
+            (1..=shape.nodes).map(|number| NodeName(format!("n{number}"))).collect();
+        let start = Instant::now();
+        let member = |_: &NodeName| Member {
+            fs: SimFileSystem::new(random.random()),
+            clock: Arc::new(SimClock { start, offset_ms: AtomicI64::new(0) }),
+            sync_ms_max: Arc::new(3.into()),
+            incarnations: 0,
+            running: None,
+        };
+        let members = names.iter().map(member).collect();
+        Arc::new(Self {
+            network: SimNetwork::new(names.clone(), random.random()),
+            shape,
+            names,
+            members: Mutex::new(members),
+            random: Mutex::new(random),
+            start,
+            endings: Mutex::default(),
+        })
+    }
+
+    /// Starts all nodes.
+    pub(super) async fn start_all(&self) -> Result<()> {
+        for node in 0..self.shape.nodes {
+            self.start(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Milliseconds since the simulation began.
+    pub(super) fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.shape.groups).map(GroupId)
+    }
+
+    /// The group of the shared key with this number.
+    pub(super) fn group_of(&self, number: usize) -> GroupId {
+        let number = u32::try_from(number).expect("few keys");
+        GroupId(number % self.shape.groups)
+    }
+
+    pub(super) fn name(&self, node: NodeIndex) -> &NodeName {
+        &self.names[node]
+    }
+
+    /// The node, if it is up.
+    pub(super) fn running(&self, node: NodeIndex) -> Option<Incarnation> {
+        self.members.lock()[node].running.clone()
+    }
+
+    /// All that are up.
+    pub(super) fn all_running(&self) -> Vec<(NodeIndex, Incarnation)> {
+        let members = self.members.lock();
+        let running = |(index, member): (usize, &Member)| Some((index, member.running.clone()?));
+        members.iter().enumerate().filter_map(running).collect()
+    }
+
+    /// The node that leads `group`, as far as one that is up knows of itself.
+    pub(super) fn leader(&self, group: GroupId) -> Option<NodeIndex> {
+        let leads = |(node, running): (NodeIndex, Incarnation)| {
+            let status = running.group(group).status();
+            running.group(group).is_leader().then_some((status.term, node))
+        };
+        Some(self.all_running().into_iter().filter_map(leads).max()?.1)
+    }
+
+    pub(super) fn clock(&self, node: NodeIndex) -> Arc<SimClock> {
+        Arc::clone(&self.members.lock()[node].clock)
+    }
+
+    pub(super) fn fs(&self, node: NodeIndex) -> SimFileSystem {
+        self.members.lock()[node].fs.clone()
+    }
+
+    /// The node's disk takes up to so many milliseconds for a sync.
+    pub(super) fn set_sync_ms_max(&self, node: NodeIndex, most: u64) {
+        self.members.lock()[node].sync_ms_max.store(most, Ordering::SeqCst);
+    }
+
+    /// Starts a node on what its disk holds.
+    pub(super) async fn start(&self, index: NodeIndex) -> Result<()> {
+        let (fs, clock, sync_ms_max, number, seed) = {
+            let mut members = self.members.lock();
+            let member = &mut members[index];
+            assert!(member.running.is_none(), "node {index} is up already");
+            member.incarnations += 1;
+            let seed: u64 = self.random.lock().random();
+            (
+                member.fs.clone(),
+                Arc::clone(&member.clock),
+                Arc::clone(&member.sync_ms_max),
+                member.incarnations,
+                seed,
+            )
+        };
+        let shared = Arc::new(fs.clone());
+        let options = LogOptions {
+            segment_bytes: self.shape.segment_bytes,
+            buffer_bytes_max: 16 << 10,
+            cache_bytes: self.shape.cache_bytes,
+            background: Background::Caller,
+            salt_seed: seed,
+        };
+        for directory in ["/node/inbox", "/node/outbox"] {
+            remove_directories(&fs, &PathBuf::from(directory)).map_err(super::io_error)?;
+        }
+        let log = LogStore::open(shared.clone(), "/node/log".into(), options);
+        let log = Arc::new(log.map_err(super::io_error)?);
+        let options = LsmOptions { log: false, threads: 0, ..LsmOptions::tiny(seed) };
+        let environment = Arc::new(LsmEnvironment::open(shared.clone(), "/node/data", options)?);
+        let disk = tokio::spawn(work_disk(
+            Arc::clone(&log),
+            Arc::clone(&environment),
+            sync_ms_max,
+            StdRng::seed_from_u64(seed),
+        ));
+        let transport = SimTransport::new(&self.network, index, fs.clone());
+        let settings = Settings {
+            cluster: Uuid::from_u128(7),
+            node: self.names[index].clone(),
+            election_timeout: self.shape.election_timeout,
+            heartbeat_interval: self.shape.heartbeat_interval,
+            log_keep: self.shape.log_keep,
+            stale_max: None,
+            budget: Budget::new(1 << 20),
+            room: Arc::new(Room::new(shared.clone(), "/node".into(), 0)),
+            transport: transport.clone(),
+            clock,
+            outbox: "/node/outbox".into(),
+            fs: shared,
+        };
+        let members: Members = (1..).zip(self.names.iter().cloned()).collect();
+        let crashed = CancellationToken::new();
+        let node = Node::start(
+            self.shape.groups,
+            members,
+            Arc::clone(&log),
+            environment as Arc<dyn Environment>,
+            settings,
+            self.shape.limits,
+            "/node/inbox".into(),
+            crashed.clone(),
+        )
+        .await?;
+        node.start_tasks();
+        self.network.connect(index, Arc::new(Inbound(Arc::clone(&node))), fs, number);
+        let ended = crashed.clone();
+        tokio::spawn(async move {
+            ended.cancelled().await;
+            // What waits for the disk learns first that it will not come.
+            sleep(Duration::from_secs(1)).await;
+            disk.abort();
+        });
+        let running = Incarnation { node, log, number, crashed, transport };
+        self.members.lock()[index].running = Some(running);
+        Ok(())
+    }
+
+    /// The node loses power now; `killed`: only its process ends.
+    pub(super) fn crash(&self, index: NodeIndex, killed: bool) {
+        let seed = self.random.lock().random();
+        let mut members = self.members.lock();
+        let member = &mut members[index];
+        let Some(running) = member.running.take() else { return };
+        self.network.disconnect(index);
+        running.transport.kill();
+        let next = if killed { member.fs.restart_killed() } else { member.fs.restart(seed) };
+        // Nobody of this life reaches the disk of the next.
+        member.fs.crash_now();
+        member.fs = next;
+        running.crashed.cancel();
+        let ending = tokio::spawn(async move { running.node.stop().await });
+        self.endings.lock().push(ending);
+    }
+
+    /// A node that is not up loses power.
+    pub(super) fn lose_power(&self, index: NodeIndex) {
+        let seed = self.random.lock().random();
+        let member = &mut self.members.lock()[index];
+        let next = member.fs.restart(seed);
+        member.fs.crash_now();
+        member.fs = next;
+    }
+
+    /// Stops what still runs, and waits for all that was.
+    pub(super) async fn end(&self) {
+        for node in 0..self.shape.nodes {
+            self.crash(node, true);
+        }
+        let endings = std::mem::take(&mut *self.endings.lock());
+        for ending in endings {
+            ending.await.expect("stopping does not panic");
+        }
+    }
+}
+
+/// Removes a directory of flat directories.
+fn remove_directories(fs: &SimFileSystem, directory: &std::path::Path) -> std::io::Result<()> {
+    if fs.exists(directory)? {
+        for name in fs.list(directory)? {
+            remove_files(fs, &directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Does what threads would do, after as long as they would take.
+async fn work_disk(
+    log: Arc<LogStore>,
+    environment: Arc<LsmEnvironment>,
+    sync_ms_max: Arc<std::sync::atomic::AtomicU64>,
+    mut random: StdRng,
+) {
+    loop {
+        let most = sync_ms_max.load(Ordering::SeqCst);
+        sleep(Duration::from_millis(random.random_range(1..=most.max(1)))).await;
+        log.drive();
+        match random.random_range(0..16) {
+            // A full disk or a broken one shows in the next append.
+            0 => drop(log.maintain()),
+            1..4 => _ = environment.drive(),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Whole clusters in one thread, on a virtual clock, from a seed: simulated disks that lose power, a simulated network that loses and delays messages,
+//! clocks that are wrong, clients whose histories are judged.
+
+mod access;
+mod clients;
+mod cluster;
+mod invariants;
+mod nemesis;
+mod network;
+mod record;
+mod run;
+mod tests;
+
+use crate::error::{Error, Reason};
+
+fn io_error(error: std::io::Error) -> Error {
+    Error::new(Reason::Internal, error.to_string())
+}

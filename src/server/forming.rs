@@ -1,0 +1,232 @@
+//! From a data directory and the configuration to a member of a cluster.
+//!
+//! Order: the data directory is opened ([`DataDirectory`]), [`local`] makes of it what peers see of this node, its service is on the gRPC port, [`form`] waits until
+//! the cluster is formed and makes that durable. Only then may Raft groups be opened: a vote must not be given by a directory that its cluster does not know.
+
+use std::sync::Arc;
+
+use super::Error;
+use super::identity::{DataDirectory, Identity, Place};
+use crate::cluster::{Formed, NodeName, Standing};
+use crate::config::Config;
+use crate::raft::peers::{self, Addresses, Local, Secret, Who};
+use crate::util::fs::RealFileSystem;
+
+/// What peers see of the node of this directory; `None` for a node by itself.
+///
+/// # Errors
+///
+/// When an address in the configuration is none.
+pub(super) fn local(identity: &Identity, config: &Config) -> Result<Option<Arc<Local>>, Error> {
+    let Place::Member(standing) = &identity.place else { return Ok(None) };
+    let mut addresses = Addresses::new();
+    for member in &config.cluster.members {
+        let endpoint = member.address.parse().map_err(|why| {
+            Error::Unsupported(format!("kvstore.cluster.members: {}: {why}", member.address))
+        })?;
+        addresses.insert(NodeName(member.node.clone()), endpoint);
+    }
+    let who = Who {
+        node: NodeName(identity.node.clone()),
+        incarnation: identity.incarnation,
+        shards: identity.shards,
+    };
+    let secret = Secret::new(config.cluster.secret.clone());
+    Ok(Some(Local::new(who, secret, standing.clone(), addresses)))
+}
+
+/// Waits until the cluster of `data` is formed, and lets peers know once that is durable. At once when it was formed before. Until it ends the service for
+/// peers has to be served; it ends when all members have met, or when it is dropped, after which it may be called anew.
+///
+/// # Errors
+///
+/// [`Error::Foreign`], with what another node said, when this one cannot become a member as it is set up: it has to end with that. Or the disk's.
+pub(super) async fn form(
+    mut data: DataDirectory,
+    local: &Local,
+) -> Result<(DataDirectory, Formed), Error> {
+    let formed = peers::form(local).await.map_err(|refusal| Error::Foreign(refusal.message))?;
+    let durable = formed.clone();
+    let data = tokio::task::spawn_blocking(move || {
+        if data.identity.place != Place::Member(Standing::Formed(durable.clone())) {
+            data.set_formed(&RealFileSystem, durable)?;
+        }
+        Ok::<_, Error>(data)
+    })
+    .await
+    .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
+    local.set_formed(formed.clone());
+    Ok((data, formed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use tokio::runtime::Runtime;
+    use tokio::task::JoinHandle;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::config::Member;
+    use crate::raft::peers::PeerService;
+
+    const NAMES: [&str; 3] = ["n1", "n2", "n3"];
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Data directories and ports of three nodes.
+    struct World {
+        directories: Vec<tempfile::TempDir>,
+        members: Vec<Member>,
+    }
+
+    /// A node of it that runs.
+    struct Running {
+        runtime: Option<Runtime>,
+        outcome: JoinHandle<Result<Formed, String>>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let listeners: Vec<_> =
+                NAMES.iter().map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+            let members = NAMES.iter().zip(&listeners).map(|(name, listener)| Member {
+                node: (*name).to_owned(),
+                address: listener.local_addr().expect("it is bound").to_string(),
+            });
+            Self {
+                members: members.collect(),
+                directories: NAMES
+                    .iter()
+                    .map(|_| tempfile::tempdir().expect("a directory"))
+                    .collect(),
+            }
+        }
+
+        fn config(&self, index: usize) -> Config {
+            let mut config = Config::default();
+            NAMES[index].clone_into(&mut config.node.id);
+            self.directories[index].path().clone_into(&mut config.storage.data_dir);
+            config.cluster.members.clone_from(&self.members);
+            config.cluster.secret = "s3cret".to_owned();
+            config
+        }
+
+        /// Starts a node as the server does: directory, port, cluster.
+        fn start(&self, index: usize) -> Running {
+            let config = self.config(index);
+            let data = DataDirectory::open(&RealFileSystem, &config).expect("its own directory");
+            let local = local(&data.identity, &config).expect("addresses").expect("a member");
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let address = self.members[index].address.clone();
+            let listener = retry(|| TcpListener::bind(&address));
+            listener.set_nonblocking(true).expect("a socket");
+            let outcome = runtime.spawn(async move {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let service = PeerService::new(
+                    Arc::clone(&local),
+                    Arc::new(RealFileSystem),
+                    None,
+                    CancellationToken::new(),
+                );
+                let port = tonic::transport::Server::builder()
+                    .add_service(service.into_server())
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::spawn(port);
+                let formed = form(data, &local).await.map_err(|error| error.to_string())?;
+                // The directory is held for as long as the node runs.
+                tokio::spawn(async move {
+                    let _data = formed.0;
+                    std::future::pending::<()>().await;
+                });
+                Ok(formed.1)
+            });
+            Running { runtime: Some(runtime), outcome }
+        }
+
+        fn wipe(&self, index: usize) {
+            for name in ["identity.json", "LOCK"] {
+                std::fs::remove_file(self.directories[index].path().join(name))
+                    .expect("it is there");
+            }
+        }
+    }
+
+    fn retry<T>(mut work: impl FnMut() -> std::io::Result<T>) -> T {
+        let until = std::time::Instant::now() + PATIENCE;
+        loop {
+            match work() {
+                Ok(done) => return done,
+                Err(error) if std::time::Instant::now() > until => panic!("{error}"),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    impl Running {
+        async fn formed(&mut self) -> Result<Formed, String> {
+            let outcome = tokio::time::timeout(PATIENCE, &mut self.outcome).await;
+            outcome.expect("in time").expect("it runs")
+        }
+
+        fn kill(mut self) {
+            let runtime = self.runtime.take().expect("it runs");
+            let ended = std::thread::spawn(move || runtime.shutdown_timeout(PATIENCE));
+            ended.join().expect("a runtime ends");
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            if let Some(runtime) = self.runtime.take() {
+                runtime.shutdown_background();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_is_formed_once_and_stays_over_restarts() {
+        let world = World::new();
+        // A node that is killed while it waits comes back as the same one.
+        let waits = world.start(2);
+        assert!(!waits.outcome.is_finished());
+        waits.kill();
+        let mut nodes: Vec<Running> = [2, 0, 1].map(|index| world.start(index)).into();
+        let first = nodes[0].formed().await.expect("a cluster");
+        for node in &mut nodes[1..] {
+            assert_eq!(node.formed().await.expect("the same cluster"), first);
+        }
+        nodes.into_iter().for_each(Running::kill);
+        // From now on none needs the others to know what it belongs to.
+        let mut alone = world.start(1);
+        assert_eq!(alone.formed().await.expect("it is on its disk"), first);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_wiped_ends_with_what_to_do_and_stays_refused() {
+        let world = World::new();
+        let mut nodes: Vec<Running> = [0, 1, 2].map(|index| world.start(index)).into();
+        for node in &mut nodes {
+            node.formed().await.expect("a cluster");
+        }
+        nodes.pop().expect("three nodes").kill();
+        world.wipe(2);
+        for _ in 0..2 {
+            let mut wiped = world.start(2);
+            let refusal = wiped.formed().await.expect_err("it is not the n3 that they know");
+            assert!(
+                refusal.starts_with("node n3 presents incarnation ")
+                    && refusal.ends_with(": its data directory was wiped or replaced; remove it and add it under a new name"),
+                "{refusal}"
+            );
+            wiped.kill();
+        }
+    }
+}
