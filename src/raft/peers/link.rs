@@ -7,7 +7,7 @@
 //! ```
 //!
 //! * A call has its place from the moment it is made. Its timeout runs from then on, too.
-//! * Messages of at most [`IN_FLIGHT_BYTES_MAX`] are in flight; above that calls wait.
+//! * Messages of at most [`IN_FLIGHT_BYTES_MAX`] are in flight; above that calls wait, but no more than [`WAITING_BYTES_MAX`] of them.
 //! * The stream is made when something waits. While it cannot be made, calls fail at once, and tries are spaced out: nobody spins.
 //! * A stream on which nothing came back for [`STALL`] although something is in flight, and a call is late, is given up.
 //! * A stream older than the callee wants ends without a loss: no more is written, replies are awaited, then a new one is made.
@@ -15,7 +15,7 @@
 //! Lock: `state`, a leaf; never held across an await.
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -41,6 +41,9 @@ use crate::raft::transport::{Failure, IN_FLIGHT_BYTES_MAX, Lane};
 
 /// Silence of a stream with calls in flight after which a late call ends it.
 const STALL: Duration = Duration::from_secs(2);
+
+/// Most bytes of calls that wait to be written; above that they fail at once. Calls in flight are not among them.
+const WAITING_BYTES_MAX: usize = 2 * IN_FLIGHT_BYTES_MAX;
 
 /// Wait after the first failure to make a stream; it doubles.
 const WAIT_FIRST: Duration = Duration::from_millis(50);
@@ -69,6 +72,7 @@ struct State {
     phase: Phase,
     /// Calls that were not written, in order.
     waiting: VecDeque<Call>,
+    waiting_bytes: usize,
     /// Calls that were written, by number.
     in_flight: HashMap<u64, (Reply, usize)>,
     in_flight_bytes: usize,
@@ -117,6 +121,7 @@ impl Link {
         let state = State {
             phase: Phase::Idle,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             in_flight: HashMap::new(),
             in_flight_bytes: 0,
             next_id: 0,
@@ -220,10 +225,16 @@ impl Shared {
             }
             Phase::Idle | Phase::Connecting | Phase::Open | Phase::Draining => {}
         }
+        if state.waiting_bytes >= WAITING_BYTES_MAX {
+            let why = format!("{} bytes wait for it already", state.waiting_bytes);
+            return Err(Failure::Unreachable(self.sentence(&why)));
+        }
         let id = state.next_id;
         state.next_id += 1;
         let (sender, receiver) = oneshot::channel();
-        state.waiting.push_back(Call { id, message, reply: sender });
+        let call = Call { id, message, reply: sender };
+        state.waiting_bytes += call.bytes();
+        state.waiting.push_back(call);
         if let Some(writer) = state.writer.take() {
             writer.wake();
         }
@@ -272,7 +283,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.phase = phase;
         state.streams += 1;
-        state.in_flight_bytes = 0;
+        (state.in_flight_bytes, state.waiting_bytes) = (0, 0);
         state.writer = None;
         let (waiting, in_flight) =
             (std::mem::take(&mut state.waiting), std::mem::take(&mut state.in_flight));
@@ -300,7 +311,11 @@ impl State {
     /// Takes a call back that was not written; whether it was not.
     fn take_back(&mut self, id: u64) -> bool {
         let found = self.waiting.binary_search_by_key(&id, |call| call.id);
-        found.is_ok_and(|position| self.waiting.remove(position).is_some())
+        let Some(call) = found.ok().and_then(|position| self.waiting.remove(position)) else {
+            return false;
+        };
+        self.waiting_bytes -= call.bytes();
+        true
     }
 
     /// What is to be written next; empty when nothing waits, or too much is in flight.
@@ -317,6 +332,7 @@ impl State {
             if self.in_flight.is_empty() {
                 self.silent_since = Instant::now();
             }
+            self.waiting_bytes -= bytes;
             self.in_flight_bytes += bytes;
             self.in_flight.insert(id, (reply, bytes));
             batch.extend([Frame { id, message }]);
@@ -440,6 +456,7 @@ async fn serve(
     mut replies: Streaming<ExchangeResponse>,
 ) -> Ended {
     shared.open();
+    let mut moved = pin!(shared.local.moved(&shared.node, endpoint));
     let mut replied = false;
     let why = loop {
         tokio::select! {
@@ -458,7 +475,7 @@ async fn serve(
                     break format!("no sign of life for {STALL:?}");
                 }
             }
-            () = shared.local.moved(&shared.node, endpoint) => break "its address has changed".to_owned(),
+            () = &mut moved => break "its address has changed".to_owned(),
         }
     };
     Ended::Broken(why, replied)
