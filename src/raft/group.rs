@@ -546,6 +546,10 @@ impl Group {
             if !self.proposals.wait().await {
                 return;
             }
+            if let Err(error) = self.check_alive() {
+                tracing::error!(group = %self.id, %error, "takes no more commands");
+                return self.proposals.close();
+            }
             let route = self.wait_route().await;
             let commands = self.proposals.take();
             if commands.is_empty() {
@@ -615,7 +619,8 @@ impl Group {
         let submitted = self.raft.client_write_ff(proposal, Some(responder)).await;
         async move {
             if let Err(fatal) = submitted {
-                // Where it stopped is not known.
+                // Where it stopped is not known. A moment later the group knows that it failed.
+                sleep(RETRY_PAUSE).await;
                 return Err(Attempt::Lost(fatal.to_string()));
             }
             match outcome.await {
@@ -671,7 +676,10 @@ impl Group {
                 let why = format!("{}: the leader cannot be reached: {why}", self.id);
                 return self.proposals.put_back(commands, &Error::new(Reason::NoLeader, why));
             }
-            Err(Failure::Lost(why)) => return self.proposals.lost(commands, &why),
+            Err(Failure::Lost(why)) => {
+                sleep(RETRY_PAUSE).await;
+                return self.proposals.lost(commands, &why);
+            }
         };
         match reply {
             Some(Reply::Applied(outcomes)) => self.answer(commands, outcomes),
@@ -687,7 +695,10 @@ impl Group {
                     Refusal::NoQuorum(why) => Error::new(Reason::NoQuorum, why),
                     Refusal::Overloaded(why) => Error::overloaded(why, Duration::from_millis(50)),
                     Refusal::DiskFull(why) => Error::new(Reason::DiskFull, why),
-                    other => return self.proposals.lost(commands, &format!("{other:?}")),
+                    other => {
+                        sleep(RETRY_PAUSE).await;
+                        return self.proposals.lost(commands, &format!("{other:?}"));
+                    }
                 };
                 for queued in commands {
                     queued.refuse(error.clone());

@@ -1,7 +1,7 @@
 //! Clusters of real processes under load and faults: what clients saw is linearizable, what was acknowledged is there, all nodes hold
 //! the same.
 //!
-//! `KVSTORE_TEST_CLUSTER_SECONDS` is how long each test makes faults (default 4), `KVSTORE_TEST_CLUSTER_SEED` repeats the choices of a
+//! `KVSTORE_TEST_CLUSTER_SECONDS` is how long each test makes faults (default 2), `KVSTORE_TEST_CLUSTER_SEED` repeats the choices of a
 //! run (not its timing), `KVSTORE_TEST_CLUSTER_ROUNDS` how often `failover` kills a leader (default 3). Run with `--nocapture` to see
 //! the figures of each run; `tests/README.md` maps each promise to its test.
 //!
@@ -31,7 +31,7 @@ struct Void(String);
 
 /// How long a test makes faults.
 fn seconds() -> Duration {
-    Duration::from_secs(number("KVSTORE_TEST_CLUSTER_SECONDS").unwrap_or(4))
+    Duration::from_secs(number("KVSTORE_TEST_CLUSTER_SECONDS").unwrap_or(2))
 }
 
 /// Where a run's choices begin.

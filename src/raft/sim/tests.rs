@@ -11,7 +11,7 @@ fn variable(name: &str) -> Option<u64> {
 fn clusters_under_faults_lose_nothing_and_are_linearizable() {
     let (first, count) = match variable("KVSTORE_SIM_SEED") {
         Some(seed) => (seed, 1),
-        None => (0, variable("KVSTORE_SIM_SEEDS").unwrap_or(5)),
+        None => (0, variable("KVSTORE_SIM_SEEDS").unwrap_or(2)),
     };
     for seed in first..first + count {
         let report = run_seed(seed);
