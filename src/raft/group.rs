@@ -120,6 +120,9 @@ impl Settings {
             install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
             max_payload_entries: APPEND_ENTRIES_MAX,
             max_append_entries: Some(2 * APPEND_ENTRIES_MAX),
+            // A leader that a quorum does not answer falls silent after its lease, for long enough that the others elect another one: it may be that it is heard
+            // and hears nobody. The shortest that openraft takes.
+            quorum_loss_probe_interval: Some(2 * millis(self.election_timeout)),
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.log_keep,
             enable_pre_vote: Some(true),
@@ -198,6 +201,7 @@ impl Group {
             group: id,
             replica,
             transport: Arc::clone(&settings.transport),
+            append_timeout: settings.election_timeout,
             outbox: settings.outbox.clone(),
             fs: Arc::clone(&settings.fs),
         };

@@ -43,6 +43,8 @@ pub(super) struct Network {
     pub(super) group: GroupId,
     pub(super) replica: ReplicaId,
     pub(super) transport: Arc<dyn Transport>,
+    /// How long entries may take to be answered. openraft's own limit, that of a sign of life, would stop replication over slow networks.
+    pub(super) append_timeout: Duration,
     /// Where checkpoints are made that are sent, and the file system it is on.
     pub(super) outbox: PathBuf,
     pub(super) fs: Arc<dyn FileSystem>,
@@ -56,6 +58,7 @@ impl Network {
             node: node.clone(),
             lane,
             transport: Arc::clone(&self.transport),
+            append_timeout: self.append_timeout,
             outbox: self.outbox.clone(),
             fs: Arc::clone(&self.fs),
         }
@@ -80,6 +83,7 @@ pub(super) struct Peer {
     node: NodeName,
     lane: Lane,
     transport: Arc<dyn Transport>,
+    append_timeout: Duration,
     outbox: PathBuf,
     fs: Arc<dyn FileSystem>,
 }
@@ -130,7 +134,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     where
         S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
     {
-        let timeout = option.soft_ttl();
+        let timeout = match self.lane {
+            Lane::Entries => self.append_timeout,
+            Lane::Control | Lane::Callers => option.soft_ttl(),
+        };
         let replies = input
             .map(move |request| {
                 let previous = request.prev_log_id;
