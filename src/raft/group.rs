@@ -18,7 +18,7 @@
 //!
 //! # Tasks
 //!
-//! One that proposes, one that confirms reads, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
+//! One that proposes, one that confirms reads, one that keeps silence, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::async_runtime::{Instant as _, WatchReceiver as _};
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::raft::linearizable_read::LinearizerOption;
@@ -108,6 +108,11 @@ impl Settings {
         self.election_timeout + self.election_timeout / 20
     }
 
+    /// How long a leader without a quorum is silent, and then speaks, in turns: the shortest that lets the others elect another one.
+    fn silence(&self) -> Duration {
+        self.election_timeout * 2
+    }
+
     /// openraft's settings; notes on each are in ARCHITECTURE.md.
     fn openraft(&self, pristine: bool) -> Result<Arc<Config>> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -120,9 +125,8 @@ impl Settings {
             install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
             max_payload_entries: APPEND_ENTRIES_MAX,
             max_append_entries: Some(2 * APPEND_ENTRIES_MAX),
-            // A leader that a quorum does not answer falls silent after its lease, for long enough that the others elect another one: it may be that it is heard
-            // and hears nobody. The shortest that openraft takes.
-            quorum_loss_probe_interval: Some(2 * millis(self.election_timeout)),
+            // See `keep_silence`, which does the same to entries.
+            quorum_loss_probe_interval: Some(millis(self.silence())),
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.log_keep,
             enable_pre_vote: Some(true),
@@ -196,12 +200,14 @@ impl Group {
         settings: Settings,
     ) -> Result<Arc<Self>> {
         let pristine = log.is_pristine();
+        let silent = Arc::<AtomicBool>::default();
         let network = Network {
             cluster: settings.cluster,
             group: id,
             replica,
             transport: Arc::clone(&settings.transport),
             append_timeout: settings.election_timeout,
+            silent: Arc::clone(&silent),
             outbox: settings.outbox.clone(),
             fs: Arc::clone(&settings.fs),
         };
@@ -224,6 +230,7 @@ impl Group {
         let mut tasks = vec![
             tokio::spawn(Arc::clone(&group).serve_proposals()),
             tokio::spawn(Arc::clone(&group).serve_reads()),
+            tokio::spawn(Arc::clone(&group).keep_silence(silent)),
         ];
         if !pristine {
             tasks.push(tokio::spawn(Arc::clone(&group).end_quarantine()));
@@ -767,6 +774,33 @@ impl Group {
         }
         let applied = self.raft.watch_apply_progress().wait_until_ge(&index).await;
         applied.map(drop).map_err(|_| self.failed(&"it stopped"))
+    }
+
+    /// Has a leader fall silent that a quorum has not answered for the length of its lease. It may be that it is heard and hears nobody; then what it says
+    /// keeps the others from electing one who can lead. openraft holds back signs of life, but not entries, which are sent again and again.
+    async fn keep_silence(self: Arc<Self>, silent: Arc<AtomicBool>) {
+        let mut leads_since = None;
+        loop {
+            sleep(self.settings.heartbeat_interval).await;
+            let unanswered = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                if metrics.state == ServerState::Leader {
+                    let since = *leads_since.get_or_insert_with(Instant::now);
+                    let acked = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
+                    acked.unwrap_or_else(|| since.elapsed())
+                } else {
+                    leads_since = None;
+                    Duration::ZERO
+                }
+            };
+            let beyond = unanswered.checked_sub(self.settings.election_timeout);
+            let is_silent = beyond.is_some_and(|beyond| {
+                let turn = beyond.as_millis() / self.settings.silence().as_millis().max(1);
+                turn.is_multiple_of(2)
+            });
+            silent.store(is_silent, Ordering::Release);
+        }
     }
 
     async fn end_quarantine(self: Arc<Self>) {

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub(super) struct Network {
     pub(super) transport: Arc<dyn Transport>,
     /// How long entries may take to be answered. openraft's own limit, that of a sign of life, would stop replication over slow networks.
     pub(super) append_timeout: Duration,
+    /// Set while this replica leads without a quorum that answers: see [`Group`](super::Group).
+    pub(super) silent: Arc<AtomicBool>,
     /// Where checkpoints are made that are sent, and the file system it is on.
     pub(super) outbox: PathBuf,
     pub(super) fs: Arc<dyn FileSystem>,
@@ -59,6 +62,7 @@ impl Network {
             lane,
             transport: Arc::clone(&self.transport),
             append_timeout: self.append_timeout,
+            silent: Arc::clone(&self.silent),
             outbox: self.outbox.clone(),
             fs: Arc::clone(&self.fs),
         }
@@ -84,6 +88,7 @@ pub(super) struct Peer {
     lane: Lane,
     transport: Arc<dyn Transport>,
     append_timeout: Duration,
+    silent: Arc<AtomicBool>,
     outbox: PathBuf,
     fs: Arc<dyn FileSystem>,
 }
@@ -136,13 +141,20 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         let timeout = match self.lane {
             Lane::Entries => self.append_timeout,
-            Lane::Control | Lane::Callers => option.soft_ttl(),
+            // openraft gives up a sign of life by itself then.
+            Lane::Control | Lane::Callers => option.hard_ttl(),
         };
         let replies = input
             .map(move |request| {
                 let previous = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(previous);
-                let reply = self.call(self.lane, &Request::Append(request), timeout);
+                let silent = self.silent.load(Ordering::Acquire);
+                let reply = if silent {
+                    let why = "this leader is silent until a quorum answers it".to_owned();
+                    Box::pin(std::future::ready(Err(Failure::Unreachable(why))))
+                } else {
+                    self.call(self.lane, &Request::Append(request), timeout)
+                };
                 async move {
                     append_reply(reply.await).map(|reply| stream_result(reply, previous, last))
                 }

@@ -9,6 +9,7 @@ mod nemesis;
 mod network;
 mod record;
 mod run;
+mod stories;
 mod tests;
 
 use crate::error::{Error, Reason};

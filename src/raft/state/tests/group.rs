@@ -57,6 +57,8 @@ impl One {
             replica: 1,
             transport: Arc::new(Alone),
             outbox: PathBuf::from("/outbox"),
+            append_timeout: Duration::from_secs(1),
+            silent: Arc::default(),
             fs: shared,
         };
         let config = openraft::Config {
