@@ -20,125 +20,44 @@
 //!
 //! One that proposes, one that confirms reads, one that keeps silence, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
 
+mod inbound;
+mod settings;
+mod writes;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::{Instant as _, WatchReceiver as _};
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use openraft::impls::ProgressResponder;
+use openraft::errors::RaftError;
 use openraft::raft::linearizable_read::LinearizerOption;
-use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use uuid::Uuid;
 
-use super::blocking::blocking;
+pub use self::settings::Settings;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::network::Network;
-use super::proposals::{Budget, IN_FLIGHT_MAX, Proposals, Queued};
+use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
-use super::room::Room;
 use super::state::{ReplicaState, StateMachine};
-use super::transport::{Failure, Lane, Transport};
-use super::types::{GroupId, LogId, NodeName, Outcomes, ReplicaId, Snapshot, TypeConfig, Vote};
-use crate::command::{Command, Outcome, Proposal};
+use super::transport::Lane;
+use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig};
+use crate::command::Command;
 use crate::error::{Error, Reason, Result};
 use crate::ticket::Ticket;
-use crate::util::fs::FileSystem;
-use crate::util::time::Clock;
 
 /// How long to wait before a command or read is tried again that met no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// How many election timeouts a command or read waits for a leader before its caller is told that there is none.
-const PATIENCE_TIMEOUTS: u32 = 4;
-
 /// Most entries in an append request; their bytes are bounded by the log's reader.
 const APPEND_ENTRIES_MAX: u64 = 2048;
 
-/// How long a snapshot may take to send and install.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(10);
-
 type OpenRaft = Raft<TypeConfig, StateMachine>;
-
-/// What all groups of a node have in common.
-#[derive(Clone)]
-pub struct Settings {
-    /// The cluster.
-    pub cluster: Uuid,
-    /// The name of this node.
-    pub node: NodeName,
-    /// Longest silence of a leader before an election, and the length of its lease.
-    pub election_timeout: Duration,
-    /// Between two signs of life of a leader.
-    pub heartbeat_interval: Duration,
-    /// Entries that stay in the log behind a snapshot, for followers that were away briefly.
-    pub log_keep: u64,
-    /// How long a replica may not have heard of a leader and still answer stale reads; `None`: for ever.
-    pub stale_max: Option<Duration>,
-    /// Bytes of commands on their way, for all groups.
-    pub budget: Budget,
-    /// Whether commands that grow may be proposed.
-    pub room: Arc<Room>,
-    /// Other nodes.
-    pub transport: Arc<dyn Transport>,
-    /// Stamps commands, as leader.
-    pub clock: Arc<dyn Clock>,
-    /// Where checkpoints are made that are sent, and the file system it is on.
-    pub outbox: std::path::PathBuf,
-    /// See `outbox`.
-    pub fs: Arc<dyn FileSystem>,
-}
-
-impl Settings {
-    /// How long a command or read waits for a leader.
-    pub fn patience(&self) -> Duration {
-        self.election_timeout * PATIENCE_TIMEOUTS
-    }
-
-    /// How long a recovered replica votes for nobody: its leader's lease and a little for clocks that run at different rates.
-    fn quarantine(&self) -> Duration {
-        self.election_timeout + self.election_timeout / 20
-    }
-
-    /// How long a leader without a quorum is silent, and then speaks, in turns: the shortest that lets the others elect another one.
-    fn silence(&self) -> Duration {
-        self.election_timeout * 2
-    }
-
-    /// openraft's settings; notes on each are in ARCHITECTURE.md.
-    fn openraft(&self, pristine: bool) -> Result<Arc<Config>> {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let config = Config {
-            cluster_name: "kvstore".to_owned(),
-            election_timeout_min: millis(self.election_timeout) * 2 / 3,
-            election_timeout_max: millis(self.election_timeout),
-            heartbeat_interval: millis(self.heartbeat_interval),
-            heartbeat_min_interval: Some(millis(self.heartbeat_interval) * 2 / 3),
-            install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
-            max_payload_entries: APPEND_ENTRIES_MAX,
-            max_append_entries: Some(2 * APPEND_ENTRIES_MAX),
-            // See `keep_silence`, which does the same to entries.
-            quorum_loss_probe_interval: Some(millis(self.silence())),
-            snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: self.log_keep,
-            enable_pre_vote: Some(true),
-            enable_elect: pristine,
-            enable_leader_restore: Some(false),
-            ..Config::default()
-        };
-        config.validate().map(Arc::new).map_err(|error| {
-            Error::new(Reason::Internal, format!("the settings of Raft do not fit: {error}"))
-        })
-    }
-}
 
 /// A group's state as operators see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -464,270 +383,6 @@ impl Group {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    /// Answers another replica, or a node that passes a caller's request on.
-    pub async fn handle(&self, envelope: &Envelope, request: Request) -> Reply {
-        match request {
-            Request::Append(request) => {
-                let reply = self.raft.append_entries(request).await;
-                if !matches!(reply, Ok(super::types::AppendReply::HigherVote(_))) {
-                    *self.heard.lock() = Instant::now();
-                }
-                reply.map_or_else(|error| self.refuse_failed(&error), Reply::Append)
-            }
-            Request::Vote(_) | Request::PreVote(_) if self.quarantined.load(Ordering::Acquire) => {
-                let why = format!("{}: was just restarted and does not vote yet", self.id);
-                Reply::Refused(Refusal::NotHere(why))
-            }
-            Request::Vote(request) => self
-                .raft
-                .vote(request)
-                .await
-                .map_or_else(|error| self.refuse_failed(&error), Reply::Vote),
-            Request::PreVote(request) => self
-                .raft
-                .pre_vote(request)
-                .await
-                .map_or_else(|error| self.refuse_failed(&error), Reply::Vote),
-            Request::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
-                Ok(accepted) => Reply::Transferred(accepted.is_ok()),
-                Err(error) => self.refuse_failed(&error),
-            },
-            Request::Propose(proposal) => self.serve_forwarded(proposal).await,
-            Request::ReadIndex if !self.is_leader() => self.refuse_not_leader(),
-            Request::ReadIndex => match self.reads.confirm().await {
-                Ok(index) => Reply::ReadIndex(index),
-                Err(error) => Reply::Refused(Refusal::NoQuorum(error.message().to_owned())),
-            },
-            Request::MoveLeader(node) => match self.hand_over_to(&node).await {
-                Ok(()) => Reply::Transferred(true),
-                Err(error) => Reply::Refused(Refusal::NotHere(error.message().to_owned())),
-            },
-            Request::Snapshot(_) => {
-                let why = format!("{}: a snapshot without files from {}", self.id, envelope.from);
-                Reply::Refused(Refusal::NotHere(why))
-            }
-        }
-    }
-
-    /// Takes over the state whose files are in `directory`, from the leader with `vote`.
-    pub async fn install(&self, vote: Vote, directory: &Path) -> Reply {
-        let staged = blocking(|| self.state.stage(directory));
-        let (meta, snapshot) = match staged {
-            Ok(staged) => staged,
-            Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
-        };
-        let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
-        match self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
-            Ok(reply) => {
-                tracing::info!(group = %self.id, index, "took over a snapshot of the leader");
-                Reply::Installed(reply.vote)
-            }
-            Err(fatal) => self.refuse_failed(&fatal),
-        }
-    }
-
-    /// As leader, commits the commands of another node's callers.
-    async fn serve_forwarded(&self, proposal: Proposal) -> Reply {
-        if !self.is_leader() {
-            return self.refuse_not_leader();
-        }
-        let commands = match proposal.decode() {
-            Ok((_, commands)) => commands.len(),
-            Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
-        };
-        if let Err(error) = self.check_room() {
-            return Reply::Refused(Refusal::DiskFull(error.message().to_owned()));
-        }
-        let stamped = proposal.restamped(self.settings.clock.now()).expect("it was just decoded");
-        match self.raft.client_write(stamped).await {
-            Ok(response) if response.data.0.len() == commands => Reply::Applied(response.data.0),
-            Ok(_) => Reply::Refused(Refusal::Unknown("the outcomes do not fit".to_owned())),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Reply::Refused(Refusal::NotLeader(forward.leader_node))
-            }
-            Err(error) => Reply::Refused(Refusal::Unknown(error.to_string())),
-        }
-    }
-
-    /// Proposes what waits, entry by entry, until the group is stopped.
-    async fn serve_proposals(self: Arc<Self>) {
-        let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        loop {
-            let slot = Arc::clone(&slots).acquire_owned().await.expect("it is never closed");
-            if !self.proposals.wait().await {
-                return;
-            }
-            if let Err(error) = self.check_alive() {
-                tracing::error!(group = %self.id, %error, "takes no more commands");
-                return self.proposals.close();
-            }
-            let route = self.wait_route().await;
-            let commands = self.proposals.take();
-            if commands.is_empty() {
-                continue;
-            }
-            let group = Arc::clone(&self);
-            match route {
-                Route::Here => match self.check_room() {
-                    Ok(()) => {
-                        let outcome = self.submit(&commands).await;
-                        tokio::spawn(async move {
-                            group.finish(commands, outcome).await;
-                            drop(slot);
-                        });
-                    }
-                    Err(full) => {
-                        let (deletes, rest): (Vec<_>, Vec<_>) =
-                            commands.into_iter().partition(|queued| queued.command.is_delete());
-                        for queued in rest {
-                            queued.refuse(full.clone());
-                        }
-                        if !deletes.is_empty() {
-                            // Deleting is what helps.
-                            let outcome = self.submit(&deletes).await;
-                            tokio::spawn(async move {
-                                group.finish(deletes, outcome).await;
-                                drop(slot);
-                            });
-                        }
-                    }
-                },
-                Route::There(replica, node) => {
-                    let reply = self.forward(&commands, replica, &node);
-                    tokio::spawn(async move {
-                        group.finish_forwarded(commands, reply.await).await;
-                        drop(slot);
-                    });
-                }
-            }
-        }
-    }
-
-    /// Where the leader is, once there is one.
-    async fn wait_route(&self) -> Route {
-        let mut waited = false;
-        loop {
-            if let Some(route) = self.route() {
-                if waited {
-                    self.proposals.with_leader();
-                }
-                return route;
-            }
-            waited = true;
-            self.proposals.without_leader(&self.id);
-            sleep(RETRY_PAUSE).await;
-        }
-    }
-
-    /// Appends one entry with these commands, in the order of the calls; the future waits for what comes of it.
-    async fn submit(
-        &self,
-        commands: &[Queued],
-    ) -> impl Future<Output = std::result::Result<Outcomes, Attempt>> + Send + 'static {
-        let stamp = self.settings.clock.now();
-        let proposal = Proposal::encode(stamp, commands.iter().map(|queued| &queued.command));
-        let (responder, outcome) = ProgressResponder::complete_only();
-        let submitted = self.raft.client_write_ff(proposal, Some(responder)).await;
-        async move {
-            if let Err(fatal) = submitted {
-                // Where it stopped is not known. A moment later the group knows that it failed.
-                sleep(RETRY_PAUSE).await;
-                return Err(Attempt::Lost(fatal.to_string()));
-            }
-            match outcome.await {
-                Ok(Ok(response)) => Ok(response.data),
-                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
-                    Err(Attempt::NotAppended(forward))
-                }
-                Ok(Err(error)) => Err(Attempt::Lost(error.to_string())),
-                Err(_) => Err(Attempt::Lost("the shard stopped on this node".to_owned())),
-            }
-        }
-    }
-
-    async fn finish(
-        &self,
-        commands: Vec<Queued>,
-        outcome: impl Future<Output = std::result::Result<Outcomes, Attempt>>,
-    ) {
-        match outcome.await {
-            Ok(Outcomes(outcomes)) => self.answer(commands, outcomes),
-            Err(Attempt::NotAppended(forward)) => {
-                if forward.leader_id.is_none() || forward.leader_id == Some(self.replica) {
-                    sleep(RETRY_PAUSE).await;
-                }
-                self.proposals.put_back(commands, &self.no_quorum());
-            }
-            Err(Attempt::Lost(why)) => self.proposals.lost(commands, &why),
-        }
-    }
-
-    /// Sends commands to the leader, in the order of the calls.
-    fn forward(
-        &self,
-        commands: &[Queued],
-        replica: ReplicaId,
-        node: &NodeName,
-    ) -> impl Future<Output = std::result::Result<bytes::Bytes, Failure>> + Send + 'static {
-        let commands = commands.iter().map(|queued| &queued.command);
-        let proposal = Proposal::encode(self.settings.clock.now(), commands);
-        let message = Request::Propose(proposal).encode(&self.envelope(replica));
-        self.settings.transport.call(node, Lane::Callers, message, self.settings.patience())
-    }
-
-    async fn finish_forwarded(
-        &self,
-        commands: Vec<Queued>,
-        reply: std::result::Result<bytes::Bytes, Failure>,
-    ) {
-        let reply = match reply {
-            Ok(bytes) => Reply::decode(&bytes),
-            Err(Failure::Unreachable(why)) => {
-                sleep(RETRY_PAUSE).await;
-                let why = format!("{}: the leader cannot be reached: {why}", self.id);
-                return self.proposals.put_back(commands, &Error::new(Reason::NoLeader, why));
-            }
-            Err(Failure::Lost(why)) => {
-                sleep(RETRY_PAUSE).await;
-                return self.proposals.lost(commands, &why);
-            }
-        };
-        match reply {
-            Some(Reply::Applied(outcomes)) => self.answer(commands, outcomes),
-            Some(Reply::Refused(
-                Refusal::NotLeader(_) | Refusal::NotHere(_) | Refusal::Failed(_),
-            )) => {
-                sleep(RETRY_PAUSE).await;
-                let why = format!("{} has no leader now; the write was not applied", self.id);
-                self.proposals.put_back(commands, &Error::new(Reason::NoLeader, why));
-            }
-            Some(Reply::Refused(refusal)) => {
-                let error = match refusal {
-                    Refusal::NoQuorum(why) => Error::new(Reason::NoQuorum, why),
-                    Refusal::Overloaded(why) => Error::overloaded(why, Duration::from_millis(50)),
-                    Refusal::DiskFull(why) => Error::new(Reason::DiskFull, why),
-                    other => {
-                        sleep(RETRY_PAUSE).await;
-                        return self.proposals.lost(commands, &format!("{other:?}"));
-                    }
-                };
-                for queued in commands {
-                    queued.refuse(error.clone());
-                }
-            }
-            other => self.proposals.lost(commands, &format!("unexpected reply {other:?}")),
-        }
-    }
-
-    fn answer(&self, commands: Vec<Queued>, outcomes: Vec<Outcome>) {
-        if commands.len() != outcomes.len() {
-            return self.proposals.lost(commands, "the outcomes do not fit");
-        }
-        for (queued, outcome) in commands.into_iter().zip(outcomes) {
-            queued.answer(outcome);
-        }
-    }
-
     async fn serve_reads(self: Arc<Self>) {
         while let Some(round) = self.reads.next().await {
             round.answer(&self.read_round().await);
@@ -863,12 +518,4 @@ impl Group {
         };
         Reply::Refused(Refusal::NotLeader(leader))
     }
-}
-
-/// Why an entry of ours has no outcome.
-enum Attempt {
-    /// It certainly is not in the log.
-    NotAppended(ForwardToLeader<TypeConfig>),
-    /// It may be.
-    Lost(String),
 }

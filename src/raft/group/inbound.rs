@@ -1,0 +1,75 @@
+//! What other replicas ask of this one, and its answers.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::Group;
+use crate::raft::blocking::blocking;
+use crate::raft::message::{Envelope, Refusal, Reply, Request};
+use crate::raft::types::{AppendReply, Snapshot, Vote};
+
+impl Group {
+    /// Answers another replica, or a node that passes a caller's request on.
+    pub async fn handle(&self, envelope: &Envelope, request: Request) -> Reply {
+        match request {
+            Request::Append(request) => {
+                let reply = self.raft.append_entries(request).await;
+                if !matches!(reply, Ok(AppendReply::HigherVote(_))) {
+                    *self.heard.lock() = Instant::now();
+                }
+                reply.map_or_else(|error| self.refuse_failed(&error), Reply::Append)
+            }
+            Request::Vote(_) | Request::PreVote(_) if self.quarantined.load(Ordering::Acquire) => {
+                let why = format!("{}: was just restarted and does not vote yet", self.id);
+                Reply::Refused(Refusal::NotHere(why))
+            }
+            Request::Vote(request) => self
+                .raft
+                .vote(request)
+                .await
+                .map_or_else(|error| self.refuse_failed(&error), Reply::Vote),
+            Request::PreVote(request) => self
+                .raft
+                .pre_vote(request)
+                .await
+                .map_or_else(|error| self.refuse_failed(&error), Reply::Vote),
+            Request::Transfer(request) => match self.raft.handle_transfer_leader(request).await {
+                Ok(accepted) => Reply::Transferred(accepted.is_ok()),
+                Err(error) => self.refuse_failed(&error),
+            },
+            Request::Propose(proposal) => self.serve_forwarded(proposal).await,
+            Request::ReadIndex if !self.is_leader() => self.refuse_not_leader(),
+            Request::ReadIndex => match self.reads.confirm().await {
+                Ok(index) => Reply::ReadIndex(index),
+                Err(error) => Reply::Refused(Refusal::NoQuorum(error.message().to_owned())),
+            },
+            Request::MoveLeader(node) => match self.hand_over_to(&node).await {
+                Ok(()) => Reply::Transferred(true),
+                Err(error) => Reply::Refused(Refusal::NotHere(error.message().to_owned())),
+            },
+            Request::Snapshot(_) => {
+                let why = format!("{}: a snapshot without files from {}", self.id, envelope.from);
+                Reply::Refused(Refusal::NotHere(why))
+            }
+        }
+    }
+
+    /// Takes over the state whose files are in `directory`, from the leader with `vote`.
+    pub async fn install(&self, vote: Vote, directory: &Path) -> Reply {
+        let staged = blocking(|| self.state.stage(directory));
+        let (meta, snapshot) = match staged {
+            Ok(staged) => staged,
+            Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
+        };
+        let index = meta.last_log_id.map_or(0, |log_id| log_id.index);
+        match self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
+            Ok(reply) => {
+                tracing::info!(group = %self.id, index, "took over a snapshot of the leader");
+                Reply::Installed(reply.vote)
+            }
+            Err(fatal) => self.refuse_failed(&fatal),
+        }
+    }
+}

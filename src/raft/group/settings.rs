@@ -1,0 +1,95 @@
+//! What all groups of a node have in common, and what follows from it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use uuid::Uuid;
+
+use super::APPEND_ENTRIES_MAX;
+use crate::error::{Error, Reason, Result};
+use crate::raft::proposals::Budget;
+use crate::raft::room::Room;
+use crate::raft::transport::Transport;
+use crate::raft::types::NodeName;
+use crate::util::fs::FileSystem;
+use crate::util::time::Clock;
+
+/// How many election timeouts a command or read waits for a leader before its caller is told that there is none.
+const PATIENCE_TIMEOUTS: u32 = 4;
+
+/// How long a snapshot may take to send and install.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// What all groups of a node have in common.
+#[derive(Clone)]
+pub struct Settings {
+    /// The cluster.
+    pub cluster: Uuid,
+    /// The name of this node.
+    pub node: NodeName,
+    /// Longest silence of a leader before an election, and the length of its lease.
+    pub election_timeout: Duration,
+    /// Between two signs of life of a leader.
+    pub heartbeat_interval: Duration,
+    /// Entries that stay in the log behind a snapshot, for followers that were away briefly.
+    pub log_keep: u64,
+    /// How long a replica may not have heard of a leader and still answer stale reads; `None`: for ever.
+    pub stale_max: Option<Duration>,
+    /// Bytes of commands on their way, for all groups.
+    pub budget: Budget,
+    /// Whether commands that grow may be proposed.
+    pub room: Arc<Room>,
+    /// Other nodes.
+    pub transport: Arc<dyn Transport>,
+    /// Stamps commands, as leader.
+    pub clock: Arc<dyn Clock>,
+    /// Where checkpoints are made that are sent, and the file system it is on.
+    pub outbox: PathBuf,
+    /// See `outbox`.
+    pub fs: Arc<dyn FileSystem>,
+}
+
+impl Settings {
+    /// How long a command or read waits for a leader.
+    pub fn patience(&self) -> Duration {
+        self.election_timeout * PATIENCE_TIMEOUTS
+    }
+
+    /// How long a recovered replica votes for nobody: its leader's lease and a little for clocks that run at different rates.
+    pub(super) fn quarantine(&self) -> Duration {
+        self.election_timeout + self.election_timeout / 20
+    }
+
+    /// How long a leader without a quorum is silent, and then speaks, in turns: the shortest that lets the others elect another one.
+    pub(super) fn silence(&self) -> Duration {
+        self.election_timeout * 2
+    }
+
+    /// openraft's settings; notes on each are in ARCHITECTURE.md.
+    pub(super) fn openraft(&self, pristine: bool) -> Result<Arc<Config>> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = Config {
+            cluster_name: "kvstore".to_owned(),
+            election_timeout_min: millis(self.election_timeout) * 2 / 3,
+            election_timeout_max: millis(self.election_timeout),
+            heartbeat_interval: millis(self.heartbeat_interval),
+            heartbeat_min_interval: Some(millis(self.heartbeat_interval) * 2 / 3),
+            install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            max_append_entries: Some(2 * APPEND_ENTRIES_MAX),
+            // See `keep_silence`, which does the same to entries.
+            quorum_loss_probe_interval: Some(millis(self.silence())),
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.log_keep,
+            enable_pre_vote: Some(true),
+            enable_elect: pristine,
+            enable_leader_restore: Some(false),
+            ..Config::default()
+        };
+        config.validate().map(Arc::new).map_err(|error| {
+            Error::new(Reason::Internal, format!("the settings of Raft do not fit: {error}"))
+        })
+    }
+}
