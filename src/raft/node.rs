@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,8 @@ pub struct Node {
     limits: LogLimits,
     inbox: PathBuf,
     stopping: CancellationToken,
+    /// What works for long goes on here, and not on the runtime of a connection.
+    runtime: Handle,
 }
 
 impl Node {
@@ -93,7 +96,9 @@ impl Node {
             let group = Group::start(id, replica, group_log, state, settings.clone()).await?;
             started.insert(id, group);
         }
-        let node = Self { settings, members, groups: started, log, limits, inbox, stopping };
+        let runtime = Handle::current();
+        let node =
+            Self { settings, members, groups: started, log, limits, inbox, stopping, runtime };
         Ok(Arc::new(node))
     }
 
@@ -302,7 +307,7 @@ impl Receiver for Inbound {
     ) -> BoxFuture<'static, Bytes> {
         let node = Arc::clone(&self.0);
         let from = from.clone();
-        Box::pin(async move {
+        let installed = self.0.runtime.spawn(async move {
             let reply = match Request::decode(&header) {
                 Some((envelope, Request::Snapshot(vote))) => match node.addressed(&from, &envelope)
                 {
@@ -316,6 +321,12 @@ impl Receiver for Inbound {
                 tracing::warn!(directory = %directory.display(), %error, "received files were not removed");
             }
             reply.encode()
+        });
+        Box::pin(async move {
+            installed.await.unwrap_or_else(|_| {
+                let why = "the node is stopping".to_owned();
+                Reply::Refused(Refusal::NotHere(why)).encode()
+            })
         })
     }
 }

@@ -93,7 +93,7 @@ pub struct Group {
     state: Arc<ReplicaState>,
     proposals: Proposals,
     reads: Reads,
-    /// Since when this replica has heard of no leader.
+    /// When this replica heard of a leader last, or as leader of a quorum.
     heard: Mutex<Instant>,
     quarantined: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -239,7 +239,7 @@ impl Group {
     pub fn check_stale(&self) -> Result<()> {
         let Some(most) = self.settings.stale_max else { return Ok(()) };
         let silence = self.heard.lock().elapsed();
-        if silence <= most || self.is_leader() {
+        if silence <= most {
             return Ok(());
         }
         let message = format!(
@@ -440,16 +440,23 @@ impl Group {
             let unanswered = {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();
-                if metrics.state == ServerState::Leader {
+                let alone = metrics.membership_config.voter_ids().count() <= 1;
+                if metrics.state == ServerState::Leader && alone {
+                    Some(Duration::ZERO)
+                } else if metrics.state == ServerState::Leader {
                     let since = *leads_since.get_or_insert_with(Instant::now);
                     let acked = metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed());
-                    acked.unwrap_or_else(|| since.elapsed())
+                    Some(acked.unwrap_or_else(|| since.elapsed()))
                 } else {
                     leads_since = None;
-                    Duration::ZERO
+                    None
                 }
             };
-            let beyond = unanswered.checked_sub(self.settings.election_timeout);
+            if let Some(heard) = unanswered.and_then(|ago| Instant::now().checked_sub(ago)) {
+                // To a leader, what others hear of it is what it hears of a quorum.
+                *self.heard.lock() = heard;
+            }
+            let beyond = unanswered.and_then(|ago| ago.checked_sub(self.settings.election_timeout));
             let is_silent = beyond.is_some_and(|beyond| {
                 let turn = beyond.as_millis() / self.settings.silence().as_millis().max(1);
                 turn.is_multiple_of(2)

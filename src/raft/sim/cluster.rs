@@ -32,6 +32,9 @@ use crate::wal::Background;
 /// When simulations begin: late enough to turn clocks back.
 const NOON_MS: u64 = 1_000_000_000;
 
+/// How long a replica may have heard of no leader and still answer stale reads.
+pub(super) const STALE_MAX: Duration = Duration::from_secs(5);
+
 /// How a cluster is made.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
@@ -236,7 +239,7 @@ impl Cluster {
             election_timeout: self.shape.election_timeout,
             heartbeat_interval: self.shape.heartbeat_interval,
             log_keep: self.shape.log_keep,
-            stale_max: None,
+            stale_max: Some(STALE_MAX),
             budget: Budget::new(1 << 20),
             room: Arc::new(Room::new(shared.clone(), "/node".into(), 0)),
             transport: transport.clone(),

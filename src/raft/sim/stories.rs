@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::access;
-use super::cluster::{Cluster, Shape};
+use super::cluster::{Cluster, STALE_MAX, Shape};
 use super::network::Weather;
 use super::run::simulate;
 use crate::command::Outcome;
@@ -89,4 +89,24 @@ fn a_slow_network_commits() {
             cluster.end().await;
         });
     }
+}
+
+/// The bound of stale reads holds on a leader that was cut off and does not know that it is none any more, and is over when it is back.
+#[test]
+fn stale_reads_end_where_nobody_leads() {
+    simulate(1, async || {
+        let cluster = led_by_first(1).await;
+        let allowed =
+            |node: usize| cluster.running(node).expect("up").group(GROUP).check_stale().is_ok();
+        sleep(STALE_MAX * 2).await;
+        assert!((0..3).all(allowed), "all hear of a leader, the leader of a quorum");
+        cluster.network.isolate(0);
+        sleep(STALE_MAX / 2).await;
+        assert!(allowed(0), "not that long yet");
+        sleep(STALE_MAX).await;
+        assert!(!allowed(0) && allowed(1) && allowed(2));
+        cluster.network.heal();
+        wait("it hears of the new leader", || allowed(0)).await;
+        cluster.end().await;
+    });
 }
