@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::{Group, RETRY_PAUSE, Route};
-use crate::command::{Outcome, Proposal};
+use crate::command::{Command, Outcome, Proposal};
 use crate::error::{Error, Reason};
 use crate::raft::message::{Refusal, Reply, Request};
 use crate::raft::proposals::{IN_FLIGHT_MAX, Queued};
@@ -23,15 +23,20 @@ impl Group {
             return self.refuse_not_leader();
         }
         let commands = match proposal.decode() {
-            Ok((_, commands)) => commands.len(),
+            Ok((_, commands)) => commands,
             Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
         };
-        if let Err(error) = self.check_room() {
+        if let Err(error) = self.check_room()
+            // Deleting is what helps.
+            && !commands.iter().all(Command::is_delete)
+        {
             return Reply::Refused(Refusal::DiskFull(error.message().to_owned()));
         }
         let stamped = proposal.restamped(self.settings.clock.now()).expect("it was just decoded");
         match self.raft.client_write(stamped).await {
-            Ok(response) if response.data.0.len() == commands => Reply::Applied(response.data.0),
+            Ok(response) if response.data.0.len() == commands.len() => {
+                Reply::Applied(response.data.0)
+            }
             Ok(_) => Reply::Refused(Refusal::Unknown("the outcomes do not fit".to_owned())),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Reply::Refused(Refusal::NotLeader(forward.leader_node))
