@@ -1,20 +1,25 @@
 //! Commands on their way into the log of a group: whatever waits becomes one entry, here or at the leader.
 //!
-//! Commands of one node go into the log in the order in which they were queued, unless one has to be sent again. A command is in the queue, in flight, or
-//! answered. What certainly was not applied goes back to the front of the queue and is tried again for as long as [`Proposals`]'s patience lasts; then its
-//! caller is told so. What may have been applied is told to be unknown, unless the command has a request id: a repeat of it is applied once.
+//! What waits comes from callers of this node, one command each, and from other nodes, which pass on what their callers ask: those commands stay together. All go
+//! into the log in the order in which they were queued, unless one has to be sent again.
+//!
+//! A command of this node's callers is in the queue, in flight, or answered. What certainly was not applied goes back to the front of the queue and is tried again
+//! for as long as [`Proposals`]'s patience lasts; then its caller is told so. What may have been applied is told to be unknown, unless the command has a
+//! request id: a repeat of it is applied once. What another node has passed on is tried once, here; that node tries again, so that nothing is passed on twice.
 //!
 //! Bounded: at most [`IN_FLIGHT_MAX`] entries of a group wait for their outcome, so that commands gather meanwhile; an entry holds at most
-//! [`ENTRY_BYTES_MAX`] (one command may be larger and then goes alone) and [`ENTRY_COMMANDS_MAX`]; all commands of a node take their bytes from one [`Budget`].
+//! [`ENTRY_BYTES_MAX`] (one command, or what one node passed on, may be larger and then goes alone) and about [`ENTRY_COMMANDS_MAX`]; all commands of a node take their
+//! bytes from one [`Budget`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::message::{Refusal, Reply};
 use crate::command::{Command, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::ticket::{Caller, Ticket, ticket};
@@ -66,31 +71,99 @@ impl Budget {
     }
 }
 
-/// A command with its caller.
+/// Commands with who waits for them.
 #[derive(Debug)]
 pub(super) struct Queued {
-    pub(super) command: Command,
-    caller: Caller,
+    origin: Origin,
     since: Instant,
-    /// It was sent once and may have been applied.
-    maybe_applied: bool,
     _bytes: OwnedSemaphorePermit,
 }
 
+#[derive(Debug)]
+enum Origin {
+    /// A caller of this node.
+    Caller {
+        command: Command,
+        caller: Caller,
+        /// It was sent once and may have been applied.
+        maybe_applied: bool,
+    },
+    /// Another node.
+    Node { commands: Vec<Command>, reply: oneshot::Sender<Reply> },
+}
+
 impl Queued {
-    fn size_bytes(&self) -> usize {
-        self.command.change.size_bytes() + COMMAND_OVERHEAD_BYTES
+    /// The commands, at least one.
+    pub(super) fn commands(&self) -> &[Command] {
+        match &self.origin {
+            Origin::Caller { command, .. } => std::slice::from_ref(command),
+            Origin::Node { commands, .. } => commands,
+        }
     }
 
-    /// Answers with what came of it.
-    pub(super) fn answer(self, outcome: Outcome) {
-        self.caller.answer(Ok(outcome));
+    /// Whether they only make room.
+    pub(super) fn is_delete(&self) -> bool {
+        self.commands().iter().all(Command::is_delete)
+    }
+
+    /// Decides to propose them; false when nobody waits any more, and then they must not be applied.
+    fn take(&self) -> bool {
+        match &self.origin {
+            Origin::Caller { caller, maybe_applied, .. } => *maybe_applied || caller.take(),
+            Origin::Node { reply, .. } => !reply.is_closed(),
+        }
+    }
+
+    /// Answers with what came of each, the next of `outcomes`.
+    pub(super) fn answer(self, outcomes: &mut impl Iterator<Item = Outcome>) {
+        match self.origin {
+            Origin::Caller { caller, .. } => {
+                let lost = || unknown("the outcomes do not fit");
+                caller.answer(outcomes.next().ok_or_else(lost));
+            }
+            Origin::Node { commands, reply } => {
+                // A node that has gone does not care.
+                let _ = reply.send(Reply::Applied(outcomes.take(commands.len()).collect()));
+            }
+        }
     }
 
     /// Answers with an error that means "not applied", unless it may have been earlier.
     pub(super) fn refuse(self, error: Error) {
-        let error = if self.maybe_applied { unknown(error.message()) } else { error };
-        self.caller.answer(Err(error));
+        match self.origin {
+            Origin::Caller { caller, maybe_applied, .. } => {
+                caller.answer(Err(if maybe_applied { unknown(error.message()) } else { error }));
+            }
+            Origin::Node { reply, .. } => {
+                let _ = reply.send(Reply::Refused(refusal(&error)));
+            }
+        }
+    }
+
+    /// Answers that nobody knows.
+    fn lose(self, why: &str) {
+        match self.origin {
+            Origin::Caller { caller, .. } => caller.answer(Err(unknown(why))),
+            Origin::Node { reply, .. } => {
+                let _ = reply.send(Reply::Refused(Refusal::Unknown(why.to_owned())));
+            }
+        }
+    }
+}
+
+fn size_bytes(command: &Command) -> usize {
+    command.change.size_bytes() + COMMAND_OVERHEAD_BYTES
+}
+
+/// How another node is told of an error that means "not applied".
+pub(super) fn refusal(error: &Error) -> Refusal {
+    let why = error.message().to_owned();
+    match error.reason() {
+        Reason::NoLeader => Refusal::NotLeader(None),
+        Reason::NoQuorum => Refusal::NoQuorum(why),
+        Reason::Overloaded => Refusal::Overloaded(why),
+        Reason::DiskFull => Refusal::DiskFull(why),
+        _ => Refusal::NotHere(why),
     }
 }
 
@@ -125,10 +198,29 @@ impl Proposals {
     ///
     /// OVERLOADED, NOT_SERVING: certainly not applied.
     pub(super) fn push(&self, command: Command) -> Result<Ticket> {
-        let bytes = self.budget.take(command.change.size_bytes() + COMMAND_OVERHEAD_BYTES)?;
+        let bytes = self.budget.take(size_bytes(&command))?;
         let (caller, ticket) = ticket();
-        let queued =
-            Queued { command, caller, since: Instant::now(), maybe_applied: false, _bytes: bytes };
+        self.enqueue(Origin::Caller { command, caller, maybe_applied: false }, bytes)?;
+        Ok(ticket)
+    }
+
+    /// Queues commands that another node passed on; what comes of them arrives together.
+    ///
+    /// # Errors
+    ///
+    /// OVERLOADED, NOT_SERVING: certainly not applied.
+    pub(super) fn push_passed_on(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<oneshot::Receiver<Reply>> {
+        let bytes = self.budget.take(commands.iter().map(size_bytes).sum())?;
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Origin::Node { commands, reply }, bytes)?;
+        Ok(answer)
+    }
+
+    fn enqueue(&self, origin: Origin, bytes: OwnedSemaphorePermit) -> Result<()> {
+        let queued = Queued { origin, since: Instant::now(), _bytes: bytes };
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(stopping());
@@ -136,7 +228,7 @@ impl Proposals {
         waiting.queue.push_back(queued);
         drop(waiting);
         self.arrived.notify_one();
-        Ok(ticket)
+        Ok(())
     }
 
     /// Waits until there is something to propose; false when there never will be again.
@@ -156,36 +248,44 @@ impl Proposals {
         }
     }
 
-    /// Takes the commands of the next entry; may be none, when their callers have left.
-    pub(super) fn take(&self) -> Vec<Queued> {
+    /// Takes the commands of the next entry; may be none, when nobody waits for them any more. Where this node does not lead, what others have passed
+    /// on is refused.
+    pub(super) fn take(&self, leads: bool) -> Vec<Queued> {
         let mut waiting = self.waiting.lock();
-        let mut taken = Vec::new();
-        let mut bytes = 0;
+        let (mut taken, mut bytes, mut count) = (Vec::new(), 0, 0);
         while let Some(next) = waiting.queue.front() {
-            bytes += next.size_bytes();
-            if !taken.is_empty() && (bytes > ENTRY_BYTES_MAX || taken.len() >= ENTRY_COMMANDS_MAX) {
+            bytes += next.commands().iter().map(size_bytes).sum::<usize>();
+            count += next.commands().len();
+            if !taken.is_empty() && (bytes > ENTRY_BYTES_MAX || count > ENTRY_COMMANDS_MAX) {
                 break;
             }
             let next = waiting.queue.pop_front().expect("it was just looked at");
-            if next.maybe_applied || next.caller.take() {
+            if !leads && matches!(next.origin, Origin::Node { .. }) {
+                next.refuse(not_leading());
+            } else if next.take() {
                 taken.push(next);
             }
         }
         taken
     }
 
-    /// There is no leader: notes it for those who give up, and answers those who have waited for long enough.
+    /// There is no leader: notes it for those who give up, and answers those who have waited for long enough, and other nodes.
     pub(super) fn without_leader(&self, group: &dyn std::fmt::Display) {
         let mut waiting = self.waiting.lock();
         let (late, rest): (VecDeque<_>, VecDeque<_>) =
-            waiting.queue.drain(..).partition(|queued| queued.since.elapsed() >= self.patience);
+            waiting.queue.drain(..).partition(|queued| {
+                matches!(queued.origin, Origin::Node { .. })
+                    || queued.since.elapsed() >= self.patience
+            });
         waiting.queue = rest;
         for queued in &waiting.queue {
-            queued.caller.set_leaderless(true);
+            if let Origin::Caller { caller, .. } = &queued.origin {
+                caller.set_leaderless(true);
+            }
         }
         drop(waiting);
         for queued in late {
-            if queued.maybe_applied || queued.caller.take() {
+            if queued.take() {
                 let message = format!("{group} has no leader now; the write was not applied");
                 queued.refuse(Error::new(Reason::NoLeader, message));
             }
@@ -195,42 +295,51 @@ impl Proposals {
     /// There is a leader again.
     pub(super) fn with_leader(&self) {
         for queued in &self.waiting.lock().queue {
-            queued.caller.set_leaderless(false);
+            if let Origin::Caller { caller, .. } = &queued.origin {
+                caller.set_leaderless(false);
+            }
         }
     }
 
-    /// Puts commands back that certainly were not applied by this attempt, to be tried again; those that have waited for long are told `why`.
+    /// Puts commands back that certainly were not applied by this attempt, to be tried again; those that have waited for long are told `why`, and so
+    /// are other nodes, which try again themselves.
     pub(super) fn put_back(&self, commands: Vec<Queued>, why: &Error) {
         let mut waiting = self.waiting.lock();
         let mut late = Vec::new();
         for queued in commands.into_iter().rev() {
-            if waiting.closed || queued.since.elapsed() >= self.patience {
-                late.push(queued);
-                continue;
+            let is_late = waiting.closed || queued.since.elapsed() >= self.patience;
+            match &queued.origin {
+                Origin::Caller { caller, maybe_applied, .. } if !is_late => {
+                    if !maybe_applied {
+                        caller.put_back();
+                    }
+                    waiting.queue.push_front(queued);
+                }
+                _ => late.push(queued),
             }
-            if !queued.maybe_applied {
-                queued.caller.put_back();
-            }
-            waiting.queue.push_front(queued);
         }
         drop(waiting);
         for queued in late {
-            queued.refuse(why.clone());
+            match &queued.origin {
+                Origin::Caller { .. } => queued.refuse(why.clone()),
+                Origin::Node { .. } => queued.refuse(not_leading()),
+            }
         }
         self.arrived.notify_one();
     }
 
-    /// Commands that may have been applied, or will be: those with a request id are tried again, the others' callers are told.
+    /// Commands that may have been applied, or will be: those of this node's callers with a request id are tried again, who waits for the others is told.
     pub(super) fn lost(&self, commands: Vec<Queued>, why: &str) {
-        let (repeatable, lost): (Vec<_>, Vec<_>) =
-            commands.into_iter().partition(|queued| queued.command.request_id.is_some());
-        for queued in lost {
-            queued.caller.answer(Err(unknown(why)));
+        let mut repeatable = Vec::new();
+        for mut queued in commands {
+            match &mut queued.origin {
+                Origin::Caller { command, maybe_applied, .. } if command.request_id.is_some() => {
+                    *maybe_applied = true;
+                    repeatable.push(queued);
+                }
+                _ => queued.lose(why),
+            }
         }
-        let repeatable = repeatable
-            .into_iter()
-            .map(|queued| Queued { maybe_applied: true, ..queued })
-            .collect::<Vec<_>>();
         if !repeatable.is_empty() {
             self.put_back(repeatable, &unknown(why));
         }
@@ -243,12 +352,17 @@ impl Proposals {
         let rest = std::mem::take(&mut waiting.queue);
         drop(waiting);
         for queued in rest {
-            if queued.maybe_applied || queued.caller.take() {
+            if queued.take() {
                 queued.refuse(stopping());
             }
         }
         self.arrived.notify_one();
     }
+}
+
+/// What another node is told that took this one for the leader.
+fn not_leading() -> Error {
+    Error::new(Reason::NoLeader, "this node does not lead the group")
 }
 
 fn stopping() -> Error {

@@ -194,6 +194,10 @@ pub trait StorageEngine: Reader + 'static {
     /// Applies `batch`. Returns its number once it is visible and as safe as `durability` says.
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<Seqno>;
 
+    /// Whether a write without durability may wait now: for the disk, or because the engine is behind. A hint, never waits itself; for async
+    /// code, which then has other tasks moved out of the way first.
+    fn may_wait(&self) -> bool;
+
     /// Freezes the present state for reading. Cheap; holds back garbage collection until dropped.
     fn view(&self) -> Result<Box<dyn Reader>>;
 

@@ -39,7 +39,7 @@ impl Group {
                 Ok(accepted) => Reply::Transferred(accepted.is_ok()),
                 Err(error) => self.refuse_failed(&error),
             },
-            Request::Propose(proposal) => self.serve_forwarded(proposal).await,
+            Request::Propose(proposal) => self.serve_passed_on(proposal).await,
             Request::ReadIndex if !self.is_leader() => self.refuse_not_leader(),
             Request::ReadIndex => match self.reads.confirm().await {
                 Ok(index) => Reply::ReadIndex(index),

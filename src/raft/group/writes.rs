@@ -3,22 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, ForwardToLeader};
 use openraft::impls::ProgressResponder;
-use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 
 use super::{Group, RETRY_PAUSE, Route};
-use crate::command::{Command, Outcome, Proposal};
+use crate::command::{Outcome, Proposal};
 use crate::error::{Error, Reason};
 use crate::raft::message::{Refusal, Reply, Request};
-use crate::raft::proposals::{IN_FLIGHT_MAX, Queued};
+use crate::raft::proposals::{IN_FLIGHT_MAX, Queued, refusal};
 use crate::raft::transport::{Failure, Lane};
 use crate::raft::types::{NodeName, Outcomes, ReplicaId, TypeConfig};
 
+/// How long a leader lets commands gather while an entry before them is on its way.
+const GATHER_MAX: Duration = Duration::from_millis(1);
+
 impl Group {
-    /// As leader, commits the commands of another node's callers.
-    pub(super) async fn serve_forwarded(&self, proposal: Proposal) -> Reply {
+    /// As leader, commits the commands of another node's callers, together with those of its own.
+    pub(super) async fn serve_passed_on(&self, proposal: Proposal) -> Reply {
         if !self.is_leader() {
             return self.refuse_not_leader();
         }
@@ -26,22 +29,11 @@ impl Group {
             Ok((_, commands)) => commands,
             Err(error) => return Reply::Refused(Refusal::NotHere(error.to_string())),
         };
-        if let Err(error) = self.check_room()
-            // Deleting is what helps.
-            && !commands.iter().all(Command::is_delete)
-        {
-            return Reply::Refused(Refusal::DiskFull(error.message().to_owned()));
-        }
-        let stamped = proposal.restamped(self.settings.clock.now()).expect("it was just decoded");
-        match self.raft.client_write(stamped).await {
-            Ok(response) if response.data.0.len() == commands.len() => {
-                Reply::Applied(response.data.0)
-            }
-            Ok(_) => Reply::Refused(Refusal::Unknown("the outcomes do not fit".to_owned())),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Reply::Refused(Refusal::NotLeader(forward.leader_node))
-            }
-            Err(error) => Reply::Refused(Refusal::Unknown(error.to_string())),
+        match self.check_alive().and_then(|()| self.proposals.push_passed_on(commands)) {
+            Ok(answer) => answer.await.unwrap_or_else(|_| {
+                Reply::Refused(Refusal::Unknown("the shard stopped on this node".to_owned()))
+            }),
+            Err(error) => Reply::Refused(refusal(&error)),
         }
     }
 
@@ -49,7 +41,6 @@ impl Group {
     pub(super) async fn serve_proposals(self: Arc<Self>) {
         let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         loop {
-            let slot = Arc::clone(&slots).acquire_owned().await.expect("it is never closed");
             if !self.proposals.wait().await {
                 return;
             }
@@ -57,37 +48,32 @@ impl Group {
                 tracing::error!(group = %self.id, %error, "takes no more commands");
                 return self.proposals.close();
             }
+            let slot = self.wait_slot(&slots).await;
             let route = self.wait_route().await;
-            let commands = self.proposals.take();
+            let mut commands = self.proposals.take(matches!(route, Route::Here));
+            if matches!(route, Route::Here)
+                && let Err(full) = self.check_room()
+            {
+                // Deleting is what helps.
+                let (deletes, rest): (Vec<_>, Vec<_>) =
+                    commands.into_iter().partition(Queued::is_delete);
+                for queued in rest {
+                    queued.refuse(full.clone());
+                }
+                commands = deletes;
+            }
             if commands.is_empty() {
                 continue;
             }
             let group = Arc::clone(&self);
             match route {
-                Route::Here => match self.check_room() {
-                    Ok(()) => {
-                        let outcome = self.submit(&commands).await;
-                        tokio::spawn(async move {
-                            group.finish(commands, outcome).await;
-                            drop(slot);
-                        });
-                    }
-                    Err(full) => {
-                        let (deletes, rest): (Vec<_>, Vec<_>) =
-                            commands.into_iter().partition(|queued| queued.command.is_delete());
-                        for queued in rest {
-                            queued.refuse(full.clone());
-                        }
-                        if !deletes.is_empty() {
-                            // Deleting is what helps.
-                            let outcome = self.submit(&deletes).await;
-                            tokio::spawn(async move {
-                                group.finish(deletes, outcome).await;
-                                drop(slot);
-                            });
-                        }
-                    }
-                },
+                Route::Here => {
+                    let outcome = self.submit(&commands).await;
+                    tokio::spawn(async move {
+                        group.finish(commands, outcome).await;
+                        drop(slot);
+                    });
+                }
                 Route::There(replica, node) => {
                     let reply = self.forward(&commands, replica, &node);
                     tokio::spawn(async move {
@@ -97,6 +83,20 @@ impl Group {
                 }
             }
         }
+    }
+
+    /// Waits until another entry may be proposed. A leader gives commands the time of the entry before to gather, but not much: where a commit takes
+    /// long, several are on their way.
+    async fn wait_slot(&self, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+        if self.is_leader() {
+            let all = Arc::clone(slots).acquire_many_owned(IN_FLIGHT_MAX as u32);
+            if let Ok(Ok(mut all)) = timeout(GATHER_MAX, all).await
+                && let Some(slot) = all.split(1)
+            {
+                return slot;
+            }
+        }
+        Arc::clone(slots).acquire_owned().await.expect("it is never closed")
     }
 
     /// Where the leader is, once there is one.
@@ -121,7 +121,7 @@ impl Group {
         commands: &[Queued],
     ) -> impl Future<Output = std::result::Result<Outcomes, Attempt>> + Send + 'static {
         let stamp = self.settings.clock.now();
-        let proposal = Proposal::encode(stamp, commands.iter().map(|queued| &queued.command));
+        let proposal = Proposal::encode(stamp, commands.iter().flat_map(Queued::commands));
         let (responder, outcome) = ProgressResponder::complete_only();
         let submitted = self.raft.client_write_ff(proposal, Some(responder)).await;
         async move {
@@ -165,7 +165,7 @@ impl Group {
         replica: ReplicaId,
         node: &NodeName,
     ) -> impl Future<Output = std::result::Result<bytes::Bytes, Failure>> + Send + 'static {
-        let commands = commands.iter().map(|queued| &queued.command);
+        let commands = commands.iter().flat_map(Queued::commands);
         let proposal = Proposal::encode(self.settings.clock.now(), commands);
         let message = Request::Propose(proposal).encode(&self.envelope(replica));
         self.settings.transport.call(node, Lane::Callers, message, self.settings.patience())
@@ -216,11 +216,13 @@ impl Group {
     }
 
     fn answer(&self, commands: Vec<Queued>, outcomes: Vec<Outcome>) {
-        if commands.len() != outcomes.len() {
+        let expected: usize = commands.iter().map(|queued| queued.commands().len()).sum();
+        if expected != outcomes.len() {
             return self.proposals.lost(commands, "the outcomes do not fit");
         }
-        for (queued, outcome) in commands.into_iter().zip(outcomes) {
-            queued.answer(outcome);
+        let mut outcomes = outcomes.into_iter();
+        for queued in commands {
+            queued.answer(&mut outcomes);
         }
     }
 }

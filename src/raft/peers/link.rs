@@ -347,23 +347,32 @@ struct Outgoing {
     stream: u64,
     /// When no more is written, so that a new stream is made.
     until: Option<Instant>,
+    /// It has let the other tasks go first, which may have more to send.
+    gathered: bool,
 }
 
 impl Stream for Outgoing {
     type Item = ExchangeRequest;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ExchangeRequest>> {
-        let mut state = self.shared.state.lock();
-        if state.streams != self.stream {
+        let this = self.get_mut();
+        let mut state = this.shared.state.lock();
+        if state.streams != this.stream {
             return Poll::Ready(None);
         }
         match state.phase {
             Phase::Connecting => {}
-            Phase::Open if self.until.is_some_and(|until| Instant::now() >= until) => {
+            Phase::Open if this.until.is_some_and(|until| Instant::now() >= until) => {
                 state.phase = Phase::Draining;
                 return Poll::Ready(None);
             }
+            Phase::Open if !state.waiting.is_empty() && !this.gathered => {
+                this.gathered = true;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             Phase::Open => {
+                this.gathered = false;
                 let batch = state.take_batch();
                 if !batch.is_empty() {
                     return Poll::Ready(Some(ExchangeRequest { frames: batch.into_frames() }));
@@ -443,6 +452,7 @@ async fn connect(
         shared: Arc::clone(shared),
         stream: shared.state.lock().streams,
         until: dialled.peer.stream_age.map(|age| Instant::now() + age),
+        gathered: false,
     };
     let request = dialled.request(outgoing);
     let mut client = dialled.client;

@@ -189,12 +189,18 @@ impl ReplicaState {
         blocking(|| retired.retain(|name| self.environment.remove(name).is_err()));
     }
 
-    /// Does `work`, which may block, again and again while it meets a full disk. What is committed cannot be skipped, and deleting elsewhere
+    /// Does `work`, a write to the engine, again and again while it meets a full disk. What is committed cannot be skipped, and deleting elsewhere
     /// makes room.
     async fn with_room<T>(&self, what: &str, mut work: impl FnMut() -> Result<T>) -> Result<T> {
         let mut waited = Duration::ZERO;
         loop {
-            match blocking(&mut work) {
+            // To move the other tasks out of the way costs more than most writes do.
+            let done = if self.with_engine(StorageEngine::may_wait) {
+                blocking(&mut work)
+            } else {
+                work()
+            };
+            match done {
                 Err(error) if error.reason() == Reason::DiskFull && waited < ROOM_WAIT_MAX => {
                     if waited.is_zero() {
                         tracing::warn!(group = %self.group, %error, "no room for {what}; trying again");

@@ -291,6 +291,10 @@ impl StorageEngine for LsmEngine {
         self.engine.write(batch, durability)
     }
 
+    fn may_wait(&self) -> bool {
+        self.engine.may_wait()
+    }
+
     fn view(&self) -> Result<Box<dyn Reader>> {
         let (tree, moment) = self.engine.pin_owned();
         Ok(Box::new(LsmView { tree, moment, open: Arc::clone(&self.open) }))

@@ -25,6 +25,11 @@ impl Engine {
         Ok(seqno)
     }
 
+    /// See [`StorageEngine::may_wait`](crate::storage::StorageEngine::may_wait).
+    pub(super) fn may_wait(&self) -> bool {
+        self.pacer.rate().is_some()
+    }
+
     /// Everything written before becomes as safe as `durability` says.
     fn barrier(&self, durability: Durability) -> Result<Seqno> {
         self.check_alive()?;

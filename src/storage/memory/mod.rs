@@ -151,6 +151,10 @@ impl StorageEngine for MemoryEngine {
         Ok(seqno)
     }
 
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn view(&self) -> Result<Box<dyn Reader>> {
         Ok(Box::new(self.freeze()))
     }

@@ -208,6 +208,11 @@ impl StorageEngine for SledEngine {
         Ok(state.seqno)
     }
 
+    fn may_wait(&self) -> bool {
+        // Its pages come from and go to the disk whenever it sees fit.
+        true
+    }
+
     fn view(&self) -> Result<Box<dyn Reader>> {
         Ok(Box::new(self.freeze()?))
     }

@@ -160,6 +160,10 @@ impl StorageEngine for Gate {
         Ok(seqno)
     }
 
+    fn may_wait(&self) -> bool {
+        self.engine.may_wait()
+    }
+
     fn view(&self) -> Result<Box<dyn Reader>> {
         self.engine.view()
     }
