@@ -2,6 +2,7 @@
 //! (`state/`: `machine/` of the crate on a storage engine) and peers (`transport.rs`), and is the only seam between async code and blocking storage.
 
 mod blocking;
+mod commits;
 mod encoding;
 mod files;
 mod group;

@@ -19,9 +19,11 @@ use openraft::raft::{
     SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
     TransferLeaderResponse,
 };
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::blocking::blocking;
+use super::commits::hold_back;
 use super::files::remove_files;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::state::SnapshotData;
@@ -48,6 +50,8 @@ pub(super) struct Network {
     pub(super) append_timeout: Duration,
     /// Set while this replica leads without a quorum that answers: see [`Group`](super::Group).
     pub(super) silent: Arc<AtomicBool>,
+    /// Tells that a read on another node waits for what is committed.
+    pub(super) commit_wanted: Arc<Notify>,
     /// Where checkpoints are made that are sent, and the file system it is on.
     pub(super) outbox: PathBuf,
     pub(super) fs: Arc<dyn FileSystem>,
@@ -63,6 +67,7 @@ impl Network {
             transport: Arc::clone(&self.transport),
             append_timeout: self.append_timeout,
             silent: Arc::clone(&self.silent),
+            commit_wanted: Arc::clone(&self.commit_wanted),
             outbox: self.outbox.clone(),
             fs: Arc::clone(&self.fs),
         }
@@ -89,6 +94,7 @@ pub(super) struct Peer {
     transport: Arc<dyn Transport>,
     append_timeout: Duration,
     silent: Arc<AtomicBool>,
+    commit_wanted: Arc<Notify>,
     outbox: PathBuf,
     fs: Arc<dyn FileSystem>,
 }
@@ -144,7 +150,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             // openraft gives up a sign of life by itself then.
             Lane::Control | Lane::Callers => option.hard_ttl(),
         };
-        let replies = input
+        let requests: BoxStream<'static, _> = match self.lane {
+            Lane::Entries => hold_back(input, Arc::clone(&self.commit_wanted)).boxed(),
+            Lane::Control | Lane::Callers => input.boxed(),
+        };
+        let replies = requests
             .map(move |request| {
                 let previous = request.prev_log_id;
                 let last = request.entries.last().map(|entry| entry.log_id).or(previous);

@@ -30,7 +30,7 @@ use self::listen::{Listener, Shared};
 pub use self::process::run;
 pub use self::restore::restore;
 use self::storage::Storage;
-use self::workers::Workers;
+use self::workers::{Threads, Workers};
 use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
 use crate::config::{self, Config, Loaded};
 use crate::proto::admin::ConfigValue;
@@ -156,7 +156,8 @@ impl Server {
         let actuator = api::actuator::router(metrics, Arc::clone(&health), actuator_info(&config));
         let web = api::http_router(&api, routes.clone(), actuator, &config.cors.origins);
 
-        let workers = Arc::new(Workers::start().map_err(Error::Thread)?);
+        let workers = Workers::start(Threads::new(config.cluster.is_set()).serving);
+        let workers = Arc::new(workers.map_err(Error::Thread)?);
         let shared = Shared {
             http2: config.http2.clone(),
             connections: Arc::new(Semaphore::new(config.http2.connections_max)),

@@ -6,6 +6,7 @@ use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 
+use super::workers::Threads;
 use super::{Error, Server};
 use crate::config::{Loaded, LogFormat, LogLevel, Logging, SyncMode};
 use crate::telemetry::{LogOptions, Metrics, logs};
@@ -36,6 +37,7 @@ pub fn run(loaded: &Loaded) -> Result<(), Error> {
         );
     }
     let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(Threads::new(cluster.is_set()).main)
         .enable_all()
         .thread_name("serve")
         .build()

@@ -2,7 +2,8 @@
 //! connection, its calls and their timers share a thread, need no wake-ups across threads, and stay in one core's cache.
 //!
 //! Connections are given to the threads in turn. What must go on when a connection ends, and everything that lives as long as the node, runs
-//! on the main runtime and not here.
+//! on the main runtime and not here. In a cluster that is a lot: there the two share the cores ([`Threads`]). More threads than cores made
+//! writes and reads of three nodes a third slower (`benches/README.md`).
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,10 +21,34 @@ pub(super) struct Workers {
     next: AtomicUsize,
 }
 
+/// How many threads do what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Threads {
+    /// Of the main runtime.
+    pub(super) main: usize,
+    /// That serve connections.
+    pub(super) serving: usize,
+}
+
+impl Threads {
+    /// For a node on this machine.
+    pub(super) fn new(in_cluster: bool) -> Self {
+        Self::on(thread::available_parallelism().map_or(1, std::num::NonZero::get), in_cluster)
+    }
+
+    fn on(cores: usize, in_cluster: bool) -> Self {
+        if in_cluster {
+            let main = (cores / 2).max(1);
+            Self { main, serving: (cores - main).max(1) }
+        } else {
+            Self { main: cores, serving: cores }
+        }
+    }
+}
+
 impl Workers {
-    /// Starts one for each core.
-    pub(super) fn start() -> io::Result<Self> {
-        let count = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    /// Starts `count` of them.
+    pub(super) fn start(count: usize) -> io::Result<Self> {
         let mut workers = Self {
             handles: Vec::with_capacity(count),
             threads: Mutex::default(),
@@ -79,8 +104,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cluster_shares_the_cores() {
+        let threads = |cores, in_cluster| {
+            let Threads { main, serving } = Threads::on(cores, in_cluster);
+            (main, serving)
+        };
+        assert_eq!(threads(1, true), (1, 1));
+        assert_eq!(threads(2, true), (1, 1));
+        assert_eq!(threads(7, true), (3, 4));
+        assert_eq!(threads(7, false), (7, 7));
+    }
+
+    #[test]
     fn work_stays_on_its_thread_and_ends_with_it() {
-        let workers = Workers::start().expect("the system has threads");
+        let workers = Workers::start(3).expect("the system has threads");
         let (told, tells) = sync_channel(2 * workers.handles().len());
         for handle in workers.handles() {
             let told = told.clone();
@@ -109,7 +146,7 @@ mod tests {
 
     #[test]
     fn connections_are_given_out_in_turn() {
-        let workers = Workers::start().expect("the system has threads");
+        let workers = Workers::start(3).expect("the system has threads");
         let count = workers.handles().len();
         let turns: Vec<usize> = (0..2 * count).map(|_| workers.next()).collect();
         assert_eq!(turns[..count], turns[count..]);

@@ -42,7 +42,10 @@ impl Group {
             Request::Propose(proposal) => self.serve_passed_on(proposal).await,
             Request::ReadIndex if !self.is_leader() => self.refuse_not_leader(),
             Request::ReadIndex => match self.reads.confirm().await {
-                Ok(index) => Reply::ReadIndex(index),
+                Ok(index) => {
+                    self.commit_wanted.notify_waiters();
+                    Reply::ReadIndex(index)
+                }
                 Err(error) => Reply::Refused(Refusal::NoQuorum(error.message().to_owned())),
             },
             Request::MoveLeader(node) => match self.hand_over_to(&node).await {

@@ -35,6 +35,7 @@ use openraft::errors::RaftError;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::{Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -93,6 +94,8 @@ pub struct Group {
     state: Arc<ReplicaState>,
     proposals: Proposals,
     reads: Reads,
+    /// Told when a read on another node waits for what is committed to arrive there.
+    commit_wanted: Arc<Notify>,
     /// When this replica heard of a leader last, or as leader of a quorum.
     heard: Mutex<Instant>,
     quarantined: AtomicBool,
@@ -120,6 +123,7 @@ impl Group {
     ) -> Result<Arc<Self>> {
         let pristine = log.is_pristine();
         let silent = Arc::<AtomicBool>::default();
+        let commit_wanted = Arc::<Notify>::default();
         let network = Network {
             cluster: settings.cluster,
             group: id,
@@ -127,6 +131,7 @@ impl Group {
             transport: Arc::clone(&settings.transport),
             append_timeout: settings.election_timeout,
             silent: Arc::clone(&silent),
+            commit_wanted: Arc::clone(&commit_wanted),
             outbox: settings.outbox.clone(),
             fs: Arc::clone(&settings.fs),
         };
@@ -142,6 +147,7 @@ impl Group {
             raft,
             state,
             reads: Reads::default(),
+            commit_wanted,
             heard: Mutex::new(Instant::now()),
             quarantined: AtomicBool::new(!pristine),
             tasks: Mutex::default(),

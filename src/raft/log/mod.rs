@@ -77,7 +77,7 @@ mod replay;
 mod storage;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -14,7 +14,8 @@ use std::future::Future;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
 
-pub(super) use self::workload::{append, entry, id, now};
+pub(in crate::raft) use self::workload::entry;
+pub(super) use self::workload::{append, id, now};
 use super::*;
 use crate::util::fs::sim::SimFileSystem;
 

@@ -41,7 +41,7 @@ pub(in crate::raft::log) fn id(term: u64, index: u64) -> LogId {
 }
 
 /// An entry with a value of `length` bytes.
-pub(in crate::raft::log) fn entry(term: u64, index: u64, length: usize) -> Entry {
+pub(in crate::raft) fn entry(term: u64, index: u64, length: usize) -> Entry {
     let byte = (index.wrapping_mul(7) ^ term).to_le_bytes()[0];
     let proposal = Proposal::from_bytes(Bytes::from(vec![byte; length]));
     Entry::new(id(term, index), EntryPayload::Normal(proposal))

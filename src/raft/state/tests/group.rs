@@ -58,6 +58,7 @@ impl One {
             transport: Arc::new(Alone),
             outbox: PathBuf::from("/outbox"),
             append_timeout: Duration::from_secs(1),
+            commit_wanted: Arc::default(),
             silent: Arc::default(),
             fs: shared,
         };
