@@ -100,10 +100,7 @@ fn joined(deadline: TokioInstant, now: TokioInstant, origin: TokioInstant) -> To
     let Some(step) = ahead.checked_ilog2().map(|log| 1_000_000_u128 << log) else {
         return deadline;
     };
-    if deadline < origin {
-        return deadline;
-    }
-    let since = (deadline - origin).as_nanos();
+    let since = (deadline - origin).as_nanos(); // 0 before it
     deadline + Duration::from_nanos_u128(since.next_multiple_of(step) - since)
 }
 
