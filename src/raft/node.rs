@@ -179,6 +179,7 @@ impl Node {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.log.trim();
             let grown = self
                 .groups
                 .values()

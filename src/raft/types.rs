@@ -6,9 +6,11 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use openraft::type_config::alias;
+use openraft::async_runtime::Instant as _;
+use openraft::type_config::{AsyncRuntime, alias};
 use openraft::{OptionalSend, RaftTypeConfig};
 use openraft_rt_tokio::{
     TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch,
@@ -78,13 +80,55 @@ pub type VoteReply = openraft::raft::VoteResponse<TypeConfig>;
 /// A leader asks another replica to take over.
 pub type TransferRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
 
-/// Tokio, but for randomness: [`seeded`] makes what it runs draw its random numbers from a seed. With a paused clock on one thread a whole
-/// cluster then runs the same way every time.
+/// Tokio, with two differences.
+///
+/// * **Randomness**: [`seeded`] makes what it runs draw its random numbers from a seed. With a paused clock on one thread a whole cluster then
+///   runs the same way every time.
+/// * **Deadlines are joined**: a sleep until an instant ends up to [`JOIN_MAX`] later, together with others. openraft's only one of any length is
+///   the tick of a group, some 30 ms, begun at a random moment; without this a node of many groups wakes for each of them, which is most of what
+///   it does when nobody asks it anything.
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
 
+/// How much later a deadline may be. A leader's silence is noticed by so much later; more would cost heartbeats, less would join few.
+const JOIN_MAX: Duration = Duration::from_millis(16);
+
+/// The instant not before `deadline` that others wake at, too: a multiple of [`JOIN_MAX`] after `origin`, or of a half, a quarter and so on of it,
+/// so that no sleep takes twice as long as it was to.
+fn joined(deadline: TokioInstant, now: TokioInstant, origin: TokioInstant) -> TokioInstant {
+    let ahead = JOIN_MAX.min(deadline - now).as_millis();
+    let Some(step) = ahead.checked_ilog2().map(|log| 1_000_000_u128 << log) else {
+        return deadline;
+    };
+    let since = (deadline - origin).as_nanos(); // 0 before it
+    deadline + Duration::from_nanos_u128(since.next_multiple_of(step) - since)
+}
+
+/// Sleeps until the next whole multiple of `interval` since [`origin`]: all who sleep so wake together, and what they send to one node travels together.
+pub async fn next_beat(interval: Duration) {
+    let origin = origin();
+    let (since, step) = ((TokioInstant::now() - origin).as_nanos(), interval.as_nanos().max(1));
+    let next = (since / step + 1) * step;
+    TokioRuntime::sleep_until(origin + Duration::from_nanos_u128(next)).await;
+}
+
+/// What deadlines are counted from, the same for all groups of a process.
+fn origin() -> TokioInstant {
+    static ORIGIN: LazyLock<TokioInstant> = LazyLock::new(TokioInstant::now);
+    SEEDED.with_borrow_mut(|seeded| match seeded {
+        Some(seeded) => *seeded.origin.get_or_insert_with(TokioInstant::now),
+        None => *ORIGIN,
+    })
+}
+
+struct Seeded {
+    random: StdRng,
+    /// See [`origin`]; the first instant that was asked for.
+    origin: Option<TokioInstant>,
+}
+
 thread_local! {
-    static RANDOM: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+    static SEEDED: RefCell<Option<Seeded>> = const { RefCell::new(None) };
 }
 
 /// Runs `work`; what openraft draws on this thread meanwhile follows from `seed`.
@@ -92,10 +136,10 @@ pub fn seeded<T>(seed: u64, work: impl FnOnce() -> T) -> T {
     struct Unseed;
     impl Drop for Unseed {
         fn drop(&mut self) {
-            RANDOM.set(None);
+            SEEDED.set(None);
         }
     }
-    RANDOM.set(Some(StdRng::seed_from_u64(seed)));
+    SEEDED.set(Some(Seeded { random: StdRng::seed_from_u64(seed), origin: None }));
     let _unseed = Unseed;
     work()
 }
@@ -122,13 +166,13 @@ impl TryRng for Random {
 }
 
 fn with_random<T>(draw: impl FnOnce(&mut dyn RngCore) -> T) -> T {
-    RANDOM.with_borrow_mut(|seeded| match seeded {
-        Some(random) => draw(random),
+    SEEDED.with_borrow_mut(|seeded| match seeded {
+        Some(seeded) => draw(&mut seeded.random),
         None => draw(&mut rand::rng()),
     })
 }
 
-impl openraft::type_config::AsyncRuntime for Runtime {
+impl AsyncRuntime for Runtime {
     type JoinError = tokio::task::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = tokio::task::JoinHandle<T>;
     type Sleep = tokio::time::Sleep;
@@ -154,7 +198,7 @@ impl openraft::type_config::AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        TokioRuntime::sleep_until(joined(deadline, TokioInstant::now(), origin()))
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
@@ -196,3 +240,59 @@ const _: fn() = || {
     fn is<C: RaftTypeConfig<NodeId = ReplicaId, Node = NodeName>>() {}
     is::<TypeConfig>();
 };
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_deadline_is_joined_little_later_and_never_earlier() {
+        let origin = TokioInstant::now();
+        for begun in 0..200 {
+            for ahead in 0..200 {
+                let now = origin + MILLISECOND * begun;
+                let deadline = now + MILLISECOND * ahead;
+                let late = joined(deadline, now, origin) - deadline;
+                assert_eq!(deadline + late, joined(deadline, now, origin), "it is not earlier");
+                assert!(late < JOIN_MAX && late <= MILLISECOND * ahead, "{ahead} ms: {late:?}");
+            }
+        }
+        let short = origin + Duration::from_micros(999);
+        assert_eq!(joined(short, origin, origin), short, "what is short stays exact");
+        let later = origin + Duration::from_hours(1);
+        assert_eq!(joined(short, origin, later), short, "before the origin nothing is joined");
+    }
+
+    #[test]
+    fn ticks_of_many_groups_share_few_moments() {
+        let (origin, period) = (TokioInstant::now(), MILLISECOND * 67);
+        let mut moments = BTreeSet::new();
+        for begun in (0..64).map(|group| Duration::from_micros(group * 1_047)) {
+            let mut now = origin + begun;
+            for tick in 1..=15 {
+                now = joined(origin + begun + period * tick, now, origin);
+                moments.insert(now);
+            }
+        }
+        assert!(moments.len() <= 70, "960 ticks in {} moments", moments.len());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beats_of_all_groups_fall_on_the_same_moments() {
+        let interval = MILLISECOND * 150;
+        let beats = (0..64).map(|group| async move {
+            tokio::time::sleep(MILLISECOND * group).await;
+            next_beat(interval).await;
+            let first = TokioInstant::now();
+            next_beat(interval).await;
+            (first, TokioInstant::now() - first)
+        });
+        let beats: BTreeSet<_> = futures::future::join_all(beats).await.into_iter().collect();
+        assert!(beats.len() <= 2, "before and after one beat: {beats:?}");
+        assert!(beats.iter().all(|(_, apart)| *apart == interval), "{beats:?}");
+    }
+}

@@ -18,7 +18,7 @@
 //!
 //! # Tasks
 //!
-//! One that proposes, one that confirms reads, one that keeps silence, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
+//! One that proposes, one that confirms reads, one that gives signs of life, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
 
 mod inbound;
 mod settings;
@@ -47,7 +47,7 @@ use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
 use super::state::{ReplicaState, StateMachine};
 use super::transport::Lane;
-use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig};
+use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig, next_beat};
 use crate::command::Command;
 use crate::error::{Error, Reason, Result};
 use crate::ticket::Ticket;
@@ -155,7 +155,7 @@ impl Group {
         let mut tasks = vec![
             tokio::spawn(Arc::clone(&group).serve_proposals()),
             tokio::spawn(Arc::clone(&group).serve_reads()),
-            tokio::spawn(Arc::clone(&group).keep_silence(silent)),
+            tokio::spawn(Arc::clone(&group).beat(silent)),
         ];
         if !pristine {
             tasks.push(tokio::spawn(Arc::clone(&group).end_quarantine()));
@@ -437,12 +437,16 @@ impl Group {
         applied.map(drop).map_err(|_| self.failed(&"it stopped"))
     }
 
-    /// Has a leader fall silent that a quorum has not answered for the length of its lease. It may be that it is heard and hears nobody; then what it says
-    /// keeps the others from electing one who can lead. openraft holds back signs of life, but not entries, which are sent again and again.
-    async fn keep_silence(self: Arc<Self>, silent: Arc<AtomicBool>) {
+    /// Has a leader give signs of life, and fall silent when a quorum has not answered for the length of its lease. It may be that it is heard and hears
+    /// nobody; then what it says keeps the others from electing one who can lead. openraft holds back signs of life, but not entries, which are sent again
+    /// and again.
+    ///
+    /// openraft could time the signs of life as well; but here all groups of a node give them at the same moment, so that those for one node are one
+    /// message, and both nodes wake once for all.
+    async fn beat(self: Arc<Self>, silent: Arc<AtomicBool>) {
         let mut leads_since = None;
         loop {
-            sleep(self.settings.heartbeat_interval).await;
+            next_beat(self.settings.heartbeat_interval).await;
             let unanswered = {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();
@@ -468,6 +472,10 @@ impl Group {
                 turn.is_multiple_of(2)
             });
             silent.store(is_silent, Ordering::Release);
+            if unanswered.is_some() && self.raft.trigger().heartbeat().await.is_err() {
+                // openraft's task has ended.
+                return;
+            }
         }
     }
 

@@ -18,8 +18,8 @@
 //!   on stable storage.
 //! * **No hole.** An append that would leave one is refused; so is, at opening, a log of which a record is missing, or does
 //!   not fit those before it, or cannot be read, with file and offset.
-//! * **Bounded**: in memory are some 30 bytes for each record, and the newest entries up to [`LogOptions::cache_bytes`]. Reads of
-//!   openraft bring at most [`READ_BYTES_MAX`] at once, but for a single larger entry.
+//! * **Bounded**: in memory are some 30 bytes for each record, and the newest entries up to [`LogOptions::cache_bytes`], of groups that are written to.
+//!   Reads of openraft bring at most [`READ_BYTES_MAX`] at once, but for a single larger entry.
 //!
 //! # Life of an entry
 //!
@@ -242,6 +242,15 @@ impl LogStore {
             (oldest.segment() < wal.end.segment()).then_some((oldest, group.id))
         });
         Some(oldest.min()?.1)
+    }
+
+    /// Has groups that nobody writes to let go of their entries in memory. Called about once a second.
+    pub fn trim(&self) {
+        for group in self.shared.groups.read().values() {
+            let mut state = group.state.lock();
+            state.tail.look();
+            self.shared.count_tail(group, &state);
+        }
     }
 
     /// How things stand.

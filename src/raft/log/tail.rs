@@ -1,10 +1,14 @@
 //! The newest entries of a group, kept in memory: followers that keep up and the state machine read nothing from disk.
 //!
-//! Invariant: they are the last ones of the log, without a gap. An entry shares the memory of the message or the record
-//! that it came in; its size counts what it needs of that.
+//! Invariant: they are the last ones of the log, without a gap. An entry has its memory to itself: the message that it came
+//! in may be ten thousand times as large, with entries of other groups that are long gone.
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+use openraft::EntryPayload;
+
+use crate::command::Proposal;
 use crate::raft::encoding::entry_bytes;
 use crate::raft::types::Entry;
 
@@ -12,7 +16,12 @@ use crate::raft::types::Entry;
 pub(super) struct Tail {
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// Calls of [`Tail::look`] since the last entry came.
+    quiet_looks: u32,
 }
+
+/// How often a tail is looked at before it is taken for idle.
+pub(super) const QUIET_LOOKS: u32 = 10;
 
 /// What an entry takes in memory.
 fn size(entry: &Entry) -> usize {
@@ -30,9 +39,22 @@ impl Tail {
         Some(self.entries.front()?.log_id.index)
     }
 
-    pub(super) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, mut entry: Entry) {
+        if let EntryPayload::Normal(proposal) = &mut entry.payload {
+            *proposal = Proposal::from_bytes(Bytes::copy_from_slice(proposal.bytes()));
+        }
         self.bytes += size(&entry);
         self.entries.push_back(entry);
+        self.quiet_looks = 0;
+    }
+
+    /// Lets go of all entries when this is the call number [`QUIET_LOOKS`] since the last one came: who has not got them by then was away, and
+    /// may read the disk.
+    pub(super) fn look(&mut self) {
+        self.quiet_looks = self.quiet_looks.saturating_add(1);
+        if self.quiet_looks >= QUIET_LOOKS {
+            *self = Self { quiet_looks: self.quiet_looks, ..Self::default() };
+        }
     }
 
     /// Those from `index` on.
@@ -105,5 +127,32 @@ mod tests {
         tail.evict(usize::MAX);
         assert_eq!((tail.first(), tail.bytes()), (None, 0));
         assert_eq!(indexes(&tail, 3), [0; 0]);
+    }
+
+    #[test]
+    fn an_entry_keeps_nothing_of_the_message_it_came_in() {
+        let message = Bytes::from(vec![7; 1 << 20]);
+        let (part, payload) = (message.slice(1000..1100), EntryPayload::Normal);
+        let mut entry = entry(1, 5, 0);
+        entry.payload = payload(Proposal::from_bytes(part.clone()));
+        let mut tail = Tail::default();
+        tail.push(entry);
+        let kept = tail.from(5).next().map(|entry| entry.payload.clone());
+        assert_eq!(kept, Some(payload(Proposal::from_bytes(part))));
+        assert!(message.is_unique(), "the entry holds on to a megabyte");
+    }
+
+    #[test]
+    fn entries_go_when_no_more_come() {
+        let mut tail = tail(5..15);
+        (1..QUIET_LOOKS).for_each(|_| tail.look());
+        tail.push(entry(1, 15, 100));
+        (1..QUIET_LOOKS).for_each(|_| tail.look());
+        assert_eq!(indexes(&tail, 0).len(), 11);
+        tail.look();
+        assert_eq!((indexes(&tail, 0), tail.bytes()), (vec![], 0));
+        tail.look();
+        tail.push(entry(1, 16, 100));
+        assert_eq!(indexes(&tail, 0), [16]);
     }
 }

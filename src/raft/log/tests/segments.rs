@@ -169,3 +169,22 @@ fn entries_in_memory_are_bounded_over_all_groups() {
     drop(append(&store.group(GroupId(0)), vec![entry(1, 200, 1 << 20)]).expect("appended"));
     assert!(store.status().cached_bytes <= cache_bytes, "one that is too large is not kept");
 }
+
+#[test]
+fn entries_of_groups_that_nobody_writes_to_leave_memory_and_are_read_from_disk() {
+    const IDLE: GroupId = GroupId(1);
+    let store = opened(&SimFileSystem::new(1), 1 << 20);
+    let (idle, busy) = (store.group(IDLE), store.group(GroupId(2)));
+    drop(append(&idle, (0..20).map(|index| entry(1, index, 200)).collect()).expect("appended"));
+    for index in 0..50 {
+        drop(append(&busy, vec![entry(1, index, 200)]).expect("appended"));
+        store.trim();
+    }
+    assert_eq!(idle.state().tail.bytes(), 0);
+    let kept = busy.state().tail.bytes();
+    assert!(kept > 50 * 200, "{kept}");
+    assert_eq!(store.status().cached_bytes, kept);
+    assert!(store.drive(), "what was appended is written");
+    let read = now(store.group(IDLE).try_get_log_entries(0..)).expect("read");
+    assert_eq!(read.len(), 20);
+}
