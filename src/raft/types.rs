@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use openraft::type_config::alias;
 use openraft::{OptionalSend, RaftTypeConfig};
-use openraft_rt_tokio::{
-    TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch,
-};
+#[cfg(test)]
+use openraft_rt_sim::SimWatch as Watch;
+#[cfg(not(test))]
+use openraft_rt_tokio::TokioWatch as Watch;
+use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng as _};
 use rand_core::TryRng;
@@ -79,7 +81,7 @@ pub type VoteReply = openraft::raft::VoteResponse<TypeConfig>;
 pub type TransferRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
 
 /// Tokio, but for randomness: [`seeded`] makes what it runs draw its random numbers from a seed. With a paused clock on one thread a whole
-/// cluster then runs the same way every time.
+/// cluster then runs the same way every time. (For that, tests have another watch channel: tokio's wakes its receivers in a random order.)
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
 
@@ -137,7 +139,7 @@ impl openraft::type_config::AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = Random;
     type Mpsc = TokioMpsc;
-    type Watch = TokioWatch;
+    type Watch = Watch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
 

@@ -101,11 +101,34 @@ pub(super) fn run(plan: &Plan, seed: u64) -> Report {
     simulate(seed, async || Run::start(plan, seed).await.finish(plan, seed).await)
 }
 
+/// Prints what is logged, with virtual times, when `KVSTORE_SIM_LOG` says what (as in `openraft=debug`).
+fn log_if_asked(start: Instant) {
+    use tracing_subscriber::fmt::format::Writer;
+    use tracing_subscriber::fmt::time::FormatTime;
+
+    struct Virtual(Instant);
+    impl FormatTime for Virtual {
+        fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+            write!(writer, "{:>6} ms", self.0.elapsed().as_millis())
+        }
+    }
+    if let Ok(filter) = std::env::var("KVSTORE_SIM_LOG") {
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+        // A second run of one process has the first one's.
+        let _ = subscriber.with_timer(Virtual(start)).try_init();
+    }
+}
+
 /// Runs `work` on a virtual clock.
 pub(super) fn simulate<T>(seed: u64, work: impl AsyncFnOnce() -> T) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
-    seeded(seed, || runtime.block_on(work()))
+    seeded(seed, || {
+        runtime.block_on(async {
+            log_if_asked(Instant::now());
+            work().await
+        })
+    })
 }
 
 struct Run {
