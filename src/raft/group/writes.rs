@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
+use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::ProgressResponder;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -14,7 +14,7 @@ use crate::error::{Error, Reason};
 use crate::raft::message::{Refusal, Reply, Request};
 use crate::raft::proposals::{IN_FLIGHT_MAX, Queued};
 use crate::raft::transport::{Failure, Lane};
-use crate::raft::types::{NodeName, Outcomes, ReplicaId, TypeConfig};
+use crate::raft::types::{NodeName, Outcomes, ReplicaId};
 
 impl Group {
     /// As leader, commits the commands of another node's callers.
@@ -132,9 +132,7 @@ impl Group {
             }
             match outcome.await {
                 Ok(Ok(response)) => Ok(response.data),
-                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
-                    Err(Attempt::NotAppended(forward))
-                }
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(Attempt::NotAppended),
                 Ok(Err(error)) => Err(Attempt::Lost(error.to_string())),
                 Err(_) => Err(Attempt::Lost("the shard stopped on this node".to_owned())),
             }
@@ -148,10 +146,9 @@ impl Group {
     ) {
         match outcome.await {
             Ok(Outcomes(outcomes)) => self.answer(commands, outcomes),
-            Err(Attempt::NotAppended(forward)) => {
-                if forward.leader_id.is_none() || forward.leader_id == Some(self.replica) {
-                    sleep(RETRY_PAUSE).await;
-                }
+            Err(Attempt::NotAppended) => {
+                // Whoever it names: a leader that is handing over names the next one, and takes itself for the leader until that is elected.
+                sleep(RETRY_PAUSE).await;
                 self.proposals.put_back(commands, &self.no_quorum());
             }
             Err(Attempt::Lost(why)) => self.proposals.lost(commands, &why),
@@ -228,7 +225,7 @@ impl Group {
 /// Why an entry of ours has no outcome.
 enum Attempt {
     /// It certainly is not in the log.
-    NotAppended(ForwardToLeader<TypeConfig>),
+    NotAppended,
     /// It may be.
     Lost(String),
 }
