@@ -9,6 +9,7 @@ pub mod log;
 pub mod message;
 mod network;
 mod node;
+mod pace;
 pub mod peers;
 mod proposals;
 mod reads;

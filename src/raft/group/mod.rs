@@ -42,6 +42,7 @@ pub use self::settings::Settings;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::network::Network;
+use super::pace::Pace;
 use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
 use super::state::{ReplicaState, StateMachine};
@@ -49,7 +50,9 @@ use super::transport::Lane;
 use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig};
 use crate::command::Command;
 use crate::error::{Error, Reason, Result};
+use crate::storage::Reader;
 use crate::ticket::Ticket;
+use crate::util::time::Timestamp;
 
 /// How long to wait before a command or read is tried again that met no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -93,6 +96,7 @@ pub struct Group {
     state: Arc<ReplicaState>,
     proposals: Proposals,
     reads: Reads,
+    pace: Pace,
     /// When this replica heard of a leader last, or as leader of a quorum.
     heard: Mutex<Instant>,
     quarantined: AtomicBool,
@@ -142,6 +146,7 @@ impl Group {
             raft,
             state,
             reads: Reads::default(),
+            pace: Pace::default(),
             heard: Mutex::new(Instant::now()),
             quarantined: AtomicBool::new(!pristine),
             tasks: Mutex::default(),
@@ -189,6 +194,13 @@ impl Group {
     /// Whether this node leads the group, as far as it knows.
     pub fn is_leader(&self) -> bool {
         matches!(self.route(), Some(Route::Here))
+    }
+
+    /// What time it is in the group: what a leader stamps, and what says how long a key still has to live.
+    pub fn now(&self) -> Timestamp {
+        let applied = self.state.with_engine(Reader::clock);
+        let ahead = self.is_leader().then(|| self.settings.clock.now());
+        self.pace.now(applied, ahead)
     }
 
     /// Queues a command; the ticket tells what came of it.
@@ -437,6 +449,8 @@ impl Group {
         let mut leads_since = None;
         loop {
             sleep(self.settings.heartbeat_interval).await;
+            // So that this replica has seen the group's clock lately when it is elected.
+            self.now();
             let unanswered = {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();

@@ -43,7 +43,7 @@ pub struct Settings {
     pub room: Arc<Room>,
     /// Other nodes.
     pub transport: Arc<dyn Transport>,
-    /// Stamps commands, as leader.
+    /// Begins and pulls the clocks of groups, as leader (`pace.rs`).
     pub clock: Arc<dyn Clock>,
     /// Where checkpoints are made that are sent, and the file system it is on.
     pub outbox: PathBuf,

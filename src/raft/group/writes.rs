@@ -32,7 +32,7 @@ impl Group {
         {
             return Reply::Refused(Refusal::DiskFull(error.message().to_owned()));
         }
-        let stamped = proposal.restamped(self.settings.clock.now()).expect("it was just decoded");
+        let stamped = proposal.restamped(self.now()).expect("it was just decoded");
         match self.raft.client_write(stamped).await {
             Ok(response) if response.data.0.len() == commands.len() => {
                 Reply::Applied(response.data.0)
@@ -120,7 +120,7 @@ impl Group {
         &self,
         commands: &[Queued],
     ) -> impl Future<Output = std::result::Result<Outcomes, Attempt>> + Send + 'static {
-        let stamp = self.settings.clock.now();
+        let stamp = self.now();
         let proposal = Proposal::encode(stamp, commands.iter().map(|queued| &queued.command));
         let (responder, outcome) = ProgressResponder::complete_only();
         let submitted = self.raft.client_write_ff(proposal, Some(responder)).await;
@@ -163,7 +163,7 @@ impl Group {
         node: &NodeName,
     ) -> impl Future<Output = std::result::Result<bytes::Bytes, Failure>> + Send + 'static {
         let commands = commands.iter().map(|queued| &queued.command);
-        let proposal = Proposal::encode(self.settings.clock.now(), commands);
+        let proposal = Proposal::encode(self.now(), commands);
         let message = Request::Propose(proposal).encode(&self.envelope(replica));
         self.settings.transport.call(node, Lane::Callers, message, self.settings.patience())
     }
