@@ -11,6 +11,7 @@ mod network;
 mod node;
 mod pace;
 pub mod peers;
+mod planted;
 mod proposals;
 mod reads;
 mod room;

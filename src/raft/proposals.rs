@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::planted::{self, Bug};
 use crate::command::{Command, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::ticket::{Caller, Ticket, ticket};
@@ -222,8 +223,9 @@ impl Proposals {
 
     /// Commands that may have been applied, or will be: those with a request id are tried again, the others' callers are told.
     pub(super) fn lost(&self, commands: Vec<Queued>, why: &str) {
-        let (repeatable, lost): (Vec<_>, Vec<_>) =
-            commands.into_iter().partition(|queued| queued.command.request_id.is_some());
+        let repeatable =
+            |queued: &Queued| queued.command.request_id.is_some() || planted::is(Bug::BlindRepeat);
+        let (repeatable, lost): (Vec<_>, Vec<_>) = commands.into_iter().partition(repeatable);
         for queued in lost {
             queued.caller.answer(Err(unknown(why)));
         }

@@ -43,6 +43,7 @@ use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::network::Network;
 use super::pace::Pace;
+use super::planted::{self, Bug};
 use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
 use super::state::{ReplicaState, StateMachine};
@@ -198,6 +199,9 @@ impl Group {
 
     /// What time it is in the group: what a leader stamps, and what says how long a key still has to live.
     pub fn now(&self) -> Timestamp {
+        if planted::is(Bug::RawClock) {
+            return self.settings.clock.now();
+        }
         let applied = self.state.with_engine(Reader::clock);
         let ahead = self.is_leader().then(|| self.settings.clock.now());
         self.pace.now(applied, ahead)
@@ -397,7 +401,11 @@ impl Group {
 
     async fn serve_reads(self: Arc<Self>) {
         while let Some(round) = self.reads.next().await {
-            round.answer(&self.read_round().await);
+            let answer = self.read_round().await;
+            round.answer(&answer);
+            if planted::is(Bug::LateRead) {
+                self.reads.answer_all(&answer);
+            }
         }
     }
 
@@ -406,6 +414,9 @@ impl Group {
         let deadline = Instant::now() + self.settings.patience();
         loop {
             let error = match self.route() {
+                Some(Route::Here) if planted::is(Bug::UnconfirmedRead) => {
+                    return Ok(self.state.applied());
+                }
                 Some(Route::Here) => {
                     match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
                         Ok(linearizer) => return Ok(Some(*linearizer.read_log_id().log_id())),
