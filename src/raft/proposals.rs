@@ -20,6 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::message::{Refusal, Reply};
+use super::planted::{self, Bug};
 use crate::command::{Command, Outcome};
 use crate::error::{Error, Reason, Result};
 use crate::ticket::{Caller, Ticket, ticket};
@@ -333,7 +334,9 @@ impl Proposals {
         let mut repeatable = Vec::new();
         for mut queued in commands {
             match &mut queued.origin {
-                Origin::Caller { command, maybe_applied, .. } if command.request_id.is_some() => {
+                Origin::Caller { command, maybe_applied, .. }
+                    if command.request_id.is_some() || planted::is(Bug::BlindRepeat) =>
+                {
                     *maybe_applied = true;
                     repeatable.push(queued);
                 }

@@ -80,6 +80,11 @@ impl Reads {
         }
     }
 
+    /// Tells all that wait.
+    pub(super) fn answer_all(&self, answer: &Result<ReadIndex>) {
+        Round(std::mem::take(&mut self.waiting.lock().reads)).answer(answer);
+    }
+
     /// Ends the rounds; reads that wait are refused.
     pub(super) fn close(&self) {
         let mut waiting = self.waiting.lock();

@@ -12,9 +12,11 @@ use std::time::Duration;
 use openraft::async_runtime::Instant as _;
 use openraft::type_config::{AsyncRuntime, alias};
 use openraft::{OptionalSend, RaftTypeConfig};
-use openraft_rt_tokio::{
-    TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch,
-};
+#[cfg(test)]
+use openraft_rt_sim::SimWatch as Watch;
+#[cfg(not(test))]
+use openraft_rt_tokio::TokioWatch as Watch;
+use openraft_rt_tokio::{TokioInstant, TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng as _};
 use rand_core::TryRng;
@@ -83,7 +85,7 @@ pub type TransferRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
 /// Tokio, with two differences.
 ///
 /// * **Randomness**: [`seeded`] makes what it runs draw its random numbers from a seed. With a paused clock on one thread a whole cluster then
-///   runs the same way every time.
+///   runs the same way every time. (For that, tests have another watch channel: tokio's wakes its receivers in a random order.)
 /// * **Deadlines are joined**: a sleep until an instant ends up to [`JOIN_MAX`] later, together with others. openraft's only one of any length is
 ///   the tick of a group, some 30 ms, begun at a random moment; without this a node of many groups wakes for each of them, which is most of what
 ///   it does when nobody asks it anything.
@@ -181,7 +183,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = tokio::time::Timeout<T>;
     type ThreadLocalRng = Random;
     type Mpsc = TokioMpsc;
-    type Watch = TokioWatch;
+    type Watch = Watch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
 

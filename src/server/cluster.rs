@@ -97,9 +97,9 @@ impl Cluster {
     }
 
     /// The cluster's shards; they serve once [`Self::join`] has returned.
-    pub(super) fn shards(&self, clock: &Arc<dyn Clock>) -> Vec<Shard> {
+    pub(super) fn shards(&self) -> Vec<Shard> {
         let shard = |(number, place): (u32, &shard::Place)| {
-            Shard::replicated(ShardId(number), Arc::clone(place), Arc::clone(clock))
+            Shard::replicated(ShardId(number), Arc::clone(place))
         };
         (0..).zip(&self.places).map(shard).collect()
     }

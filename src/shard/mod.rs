@@ -78,7 +78,6 @@ pub type Place = Arc<OnceLock<Arc<Group>>>;
 pub struct Shard {
     id: ShardId,
     source: Source,
-    clock: Arc<dyn Clock>,
     reads: Arc<AtomicU64>,
 }
 
@@ -86,7 +85,7 @@ pub struct Shard {
 #[derive(Clone)]
 enum Source {
     /// The engine's own log, on this node alone.
-    Alone { replica: Arc<Replica>, queue: Arc<Queue> },
+    Alone { replica: Arc<Replica>, queue: Arc<Queue>, clock: Arc<dyn Clock> },
     /// The group's log, on a majority of its nodes.
     Replicated(Place),
 }
@@ -116,13 +115,13 @@ impl Shard {
             }
         };
         let replica = Arc::new(Replica::new(id, engine, last_version));
-        let source = Source::Alone { replica, queue: committer.queue() };
-        Ok(Self { id, source, clock, reads: Arc::default() })
+        let source = Source::Alone { replica, queue: committer.queue(), clock };
+        Ok(Self { id, source, reads: Arc::default() })
     }
 
     /// Shard `id` of a cluster. It answers NOT_SERVING until its group stands in `place`.
-    pub fn replicated(id: ShardId, place: Place, clock: Arc<dyn Clock>) -> Self {
-        Self { id, source: Source::Replicated(place), clock, reads: Arc::default() }
+    pub fn replicated(id: ShardId, place: Place) -> Self {
+        Self { id, source: Source::Replicated(place), reads: Arc::default() }
     }
 
     /// Which shard it is.
@@ -137,7 +136,7 @@ impl Shard {
     /// OVERLOADED or NOT_SERVING: certainly not applied.
     pub fn propose(&self, command: Command) -> Result<Ticket> {
         match &self.source {
-            Source::Alone { replica, queue } => {
+            Source::Alone { replica, queue, .. } => {
                 let (caller, ticket) = ticket();
                 queue.push(Proposal { replica: Arc::clone(replica), command, caller })?;
                 Ok(ticket)
@@ -152,7 +151,7 @@ impl Shard {
     ///
     /// As [`Self::propose`].
     pub fn tick(&self) -> Result<Option<Ticket>> {
-        let now = self.clock.now();
+        let now = self.now()?;
         let due = |engine: &dyn StorageEngine| engine.next_expiry().is_some_and(|at| at <= now);
         let due = match &self.source {
             Source::Alone { replica, .. } => due(&*replica.engine),
@@ -264,7 +263,7 @@ impl Shard {
     /// NOT_SERVING.
     pub fn reader(&self) -> Result<ShardReader> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(ShardReader { engine: self.engine()?, now: self.clock.now() })
+        Ok(ShardReader { engine: self.engine()?, now: self.now()? })
     }
 
     /// Figures for operators.
@@ -315,9 +314,17 @@ impl Shard {
 
     fn document(&self, entry: EntryRef<'_>) -> Result<Document> {
         let stored = decode(entry)?;
-        let ttl_seconds =
-            entry.expires_at.map(|expires_at| seconds_left(expires_at, self.clock.now()));
+        let left = |expires_at| Ok::<_, Error>(seconds_left(expires_at, self.now()?));
+        let ttl_seconds = entry.expires_at.map(left).transpose()?;
         Ok(Document { value: stored.value(), version: stored.version, ttl_seconds })
+    }
+
+    /// What time it is in the shard.
+    fn now(&self) -> Result<Timestamp> {
+        Ok(match &self.source {
+            Source::Alone { clock, .. } => clock.now(),
+            Source::Replicated(place) => group(place)?.now(),
+        })
     }
 }
 

@@ -43,6 +43,8 @@ pub use self::settings::Settings;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::network::Network;
+use super::pace::Pace;
+use super::planted::{self, Bug};
 use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
 use super::state::{ReplicaState, StateMachine};
@@ -50,7 +52,9 @@ use super::transport::Lane;
 use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig, next_beat};
 use crate::command::Command;
 use crate::error::{Error, Reason, Result};
+use crate::storage::Reader;
 use crate::ticket::Ticket;
+use crate::util::time::Timestamp;
 
 /// How long to wait before a command or read is tried again that met no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -96,6 +100,7 @@ pub struct Group {
     reads: Reads,
     /// Told when a read on another node waits for what is committed to arrive there.
     commit_wanted: Arc<Notify>,
+    pace: Pace,
     /// When this replica heard of a leader last, or as leader of a quorum.
     heard: Mutex<Instant>,
     quarantined: AtomicBool,
@@ -148,6 +153,7 @@ impl Group {
             state,
             reads: Reads::default(),
             commit_wanted,
+            pace: Pace::default(),
             heard: Mutex::new(Instant::now()),
             quarantined: AtomicBool::new(!pristine),
             tasks: Mutex::default(),
@@ -195,6 +201,16 @@ impl Group {
     /// Whether this node leads the group, as far as it knows.
     pub fn is_leader(&self) -> bool {
         matches!(self.route(), Some(Route::Here))
+    }
+
+    /// What time it is in the group: what a leader stamps, and what says how long a key still has to live.
+    pub fn now(&self) -> Timestamp {
+        if planted::is(Bug::RawClock) {
+            return self.settings.clock.now();
+        }
+        let applied = self.state.with_engine(Reader::clock);
+        let ahead = self.is_leader().then(|| self.settings.clock.now());
+        self.pace.now(applied, ahead)
     }
 
     /// Queues a command; the ticket tells what came of it.
@@ -391,7 +407,11 @@ impl Group {
 
     async fn serve_reads(self: Arc<Self>) {
         while let Some(round) = self.reads.next().await {
-            round.answer(&self.read_round().await);
+            let answer = self.read_round().await;
+            round.answer(&answer);
+            if planted::is(Bug::LateRead) {
+                self.reads.answer_all(&answer);
+            }
         }
     }
 
@@ -400,6 +420,9 @@ impl Group {
         let deadline = Instant::now() + self.settings.patience();
         loop {
             let error = match self.route() {
+                Some(Route::Here) if planted::is(Bug::UnconfirmedRead) => {
+                    return Ok(self.state.applied());
+                }
                 Some(Route::Here) => {
                     match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
                         Ok(linearizer) => return Ok(Some(*linearizer.read_log_id().log_id())),
@@ -447,6 +470,8 @@ impl Group {
         let mut leads_since = None;
         loop {
             next_beat(self.settings.heartbeat_interval).await;
+            // So that this replica has seen the group's clock lately when it is elected.
+            self.now();
             let unanswered = {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();

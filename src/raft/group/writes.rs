@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
@@ -14,7 +14,7 @@ use crate::error::{Error, Reason};
 use crate::raft::message::{Refusal, Reply, Request};
 use crate::raft::proposals::{IN_FLIGHT_MAX, Queued, refusal};
 use crate::raft::transport::{Failure, Lane};
-use crate::raft::types::{NodeName, Outcomes, ReplicaId, TypeConfig};
+use crate::raft::types::{NodeName, Outcomes, ReplicaId};
 
 /// How long a leader lets commands gather while an entry before them is on its way.
 const GATHER_MAX: Duration = Duration::from_millis(1);
@@ -120,7 +120,7 @@ impl Group {
         &self,
         commands: &[Queued],
     ) -> impl Future<Output = std::result::Result<Outcomes, Attempt>> + Send + 'static {
-        let stamp = self.settings.clock.now();
+        let stamp = self.now();
         let proposal = Proposal::encode(stamp, commands.iter().flat_map(Queued::commands));
         let (responder, outcome) = ProgressResponder::complete_only();
         let submitted = self.raft.client_write_ff(proposal, Some(responder)).await;
@@ -132,9 +132,7 @@ impl Group {
             }
             match outcome.await {
                 Ok(Ok(response)) => Ok(response.data),
-                Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
-                    Err(Attempt::NotAppended(forward))
-                }
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(Attempt::NotAppended),
                 Ok(Err(error)) => Err(Attempt::Lost(error.to_string())),
                 Err(_) => Err(Attempt::Lost("the shard stopped on this node".to_owned())),
             }
@@ -148,10 +146,9 @@ impl Group {
     ) {
         match outcome.await {
             Ok(Outcomes(outcomes)) => self.answer(commands, outcomes),
-            Err(Attempt::NotAppended(forward)) => {
-                if forward.leader_id.is_none() || forward.leader_id == Some(self.replica) {
-                    sleep(RETRY_PAUSE).await;
-                }
+            Err(Attempt::NotAppended) => {
+                // Whoever it names: a leader that is handing over names the next one, and takes itself for the leader until that is elected.
+                sleep(RETRY_PAUSE).await;
                 self.proposals.put_back(commands, &self.no_quorum());
             }
             Err(Attempt::Lost(why)) => self.proposals.lost(commands, &why),
@@ -166,7 +163,7 @@ impl Group {
         node: &NodeName,
     ) -> impl Future<Output = std::result::Result<bytes::Bytes, Failure>> + Send + 'static {
         let commands = commands.iter().flat_map(Queued::commands);
-        let proposal = Proposal::encode(self.settings.clock.now(), commands);
+        let proposal = Proposal::encode(self.now(), commands);
         let message = Request::Propose(proposal).encode(&self.envelope(replica));
         self.settings.transport.call(node, Lane::Callers, message, self.settings.patience())
     }
@@ -230,7 +227,7 @@ impl Group {
 /// Why an entry of ours has no outcome.
 enum Attempt {
     /// It certainly is not in the log.
-    NotAppended(ForwardToLeader<TypeConfig>),
+    NotAppended,
     /// It may be.
     Lost(String),
 }

@@ -17,7 +17,7 @@ use super::record::{
     ENTRIES, FORGET, HardState, STATE, TRUNCATE, encode_entries, encode_state, encode_truncate,
 };
 use super::tail::Tail;
-use super::{Shared, io_error};
+use super::{Shared, durable_level, io_error};
 use crate::raft::types::{Entry, GroupId, LogId, Vote};
 use crate::wal::{self, Kind, Level, Owner, Position};
 
@@ -127,12 +127,12 @@ impl Shared {
 
     /// Returns once the record at `position`, and all before it, are on stable storage.
     async fn synced(&self, position: Position) -> io::Result<()> {
-        if position < self.wal.reached(Level::Sync) {
+        if position < self.wal.reached(durable_level()) {
             return Ok(());
         }
         let (sender, outcome) = oneshot::channel();
         let callback = move |outcome| _ = sender.send(outcome);
-        self.wal.on_level(position, Level::Sync, callback).map_err(io_error)?;
+        self.wal.on_level(position, durable_level(), callback).map_err(io_error)?;
         match outcome.await {
             Ok(outcome) => outcome.map_err(io_error),
             Err(_) => Err(io::Error::other("the log was closed")),

@@ -14,10 +14,10 @@ use openraft::storage::{
 use openraft::{OptionalSend, RaftTypeConfig};
 
 use super::group::GroupLog;
-use super::io_error;
 use super::read::Limit;
+use super::{durable_level, io_error};
+use crate::raft::planted::{self, Bug};
 use crate::raft::types::{Entry, LeaderId, LogId, TypeConfig, Vote};
-use crate::wal::Level;
 
 /// The indexes of a range.
 fn indexes(range: &impl RangeBounds<u64>) -> Range<u64> {
@@ -128,6 +128,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if planted::is(Bug::UnsyncedVote) {
+            return self.note(|hard| hard.vote = Some(*vote)).map(|_| ());
+        }
         self.set_vote(*vote).await
     }
 
@@ -151,7 +154,7 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         let flushed = move |outcome: crate::wal::Result<()>| {
             callback.io_completed(outcome.map_err(io_error));
         };
-        self.shared.wal.on_level(last, Level::Sync, flushed).map_err(io_error)
+        self.shared.wal.on_level(last, durable_level(), flushed).map_err(io_error)
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::cluster::{Cluster, Incarnation};
 use super::network::NodeIndex;
-use crate::command::{Change, Command, Outcome};
+use crate::command::{Change, Command, Outcome, TtlSeconds};
 use crate::error::{Error, Reason, Result};
 use crate::machine::record::{Stored, document_key};
 use crate::raft::types::GroupId;
@@ -27,6 +27,27 @@ pub(super) fn key(name: &str) -> Key {
 
 pub(super) fn put(name: &str, number: u64, filling: usize, if_version: Option<Version>) -> Change {
     Change::Put { key: key(name), value: value(number, filling), ttl: None, if_version }
+}
+
+/// As [`put`], to live for so long.
+pub(super) fn put_for(name: &str, number: u64, seconds: u32) -> Change {
+    let ttl = TtlSeconds::new(seconds);
+    Change::Put { key: key(name), value: value(number, 0), ttl, if_version: None }
+}
+
+/// Does what the server does a few times in a second: has the leader move the group's clock when a key may have expired.
+pub(super) async fn tick(cluster: &Cluster, group: GroupId) {
+    let Some((node, running)) =
+        cluster.leader(group).and_then(|node| Some((node, cluster.running(node)?)))
+    else {
+        return;
+    };
+    let replica = running.group(group);
+    let next = replica.state().with_engine(StorageEngine::next_expiry);
+    if next.is_some_and(|next| next <= replica.now()) {
+        // Without a quorum it is tried again.
+        let _ = cluster.propose(node, group, Change::Tick, None, Duration::from_secs(1)).await;
+    }
 }
 
 /// The number of a value and its version, if the key is there.
@@ -50,9 +71,12 @@ pub(super) fn number_of(row: &[u8]) -> Result<(u64, Version)> {
     Ok((number.ok_or_else(malformed)?, stored.ok_or_else(malformed)?.version))
 }
 
+fn down() -> Error {
+    Error::new(Reason::NotServing, "the node is down")
+}
+
 impl Cluster {
     fn reach(&self, node: NodeIndex) -> Result<Incarnation> {
-        let down = || Error::new(Reason::NotServing, "the node is down");
         self.running(node).ok_or_else(down)
     }
 
@@ -100,7 +124,9 @@ impl Cluster {
                 confirmed.unwrap_or_else(|_| Err(late()))?;
             }
         }
-        replica.state().with_engine(read)
+        let found = replica.state().with_engine(read);
+        // A disk that is gone takes a read with it, until the rest of the node notices.
+        found.map_err(|error| if running.fs.crashed() { down() } else { error })
     }
 
     /// Proposes somewhere, again and again with one request id, until it is answered.

@@ -6,7 +6,7 @@
 //! | repeating | the same with request ids; repeats elsewhere what did not end with an answer, now and then also what did | the history, of one operation each; a repeat of what was answered is answered alike |
 //! | batch | stores the next number under three keys of one group, with a request id until it is answered; others read all three | all three are equal, not before what was acknowledged, not after what was asked for, never going back |
 //! | fresh | stores keys that nobody else writes | they are there at the end |
-//! | expiry | stores keys that expire | they are gone when their time has come by the group's clock, and there before |
+//! | expiry | stores keys that expire | they are gone when their time has come by the group's clock, and there before; by the clock of the simulation no key lives for less than half of its ttl |
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::access::{self, FILLING_BYTES_MAX};
 use super::cluster::Cluster;
 use super::network::NodeIndex;
 use super::record::Record;
-use crate::command::{Change, Outcome, TtlSeconds};
+use crate::command::{Change, Outcome};
 use crate::error::{Error, Kind, Result};
 use crate::raft::types::GroupId;
 use crate::storage::StorageEngine;
@@ -63,6 +63,16 @@ struct Client {
     /// The last version seen of each shared key.
     versions: BTreeMap<String, Version>,
     operations: u64,
+}
+
+/// When a key with a ttl was stored.
+struct Life {
+    /// In milliseconds.
+    ttl: u64,
+    called: Instant,
+    /// The group's clock before it was called, and after it had been answered.
+    before: u64,
+    after: u64,
 }
 
 /// Clients at work.
@@ -385,17 +395,14 @@ impl Client {
             let group = GroupId(self.random.random_range(0..self.cluster.shape.groups));
             let value = self.record.propose(&[&key]);
             let seconds = self.random.random_range(1..4);
-            let change = Change::Put {
-                key: access::key(&key),
-                value: access::value(value, 0),
-                ttl: TtlSeconds::new(seconds),
-                if_version: None,
-            };
+            let change = access::put_for(&key, value, seconds);
             let before = self.group_clock(group).await;
+            let called = Instant::now();
             let ended = self.cluster.settle(group, &change, &id, REPEATS_FOR).await;
             let after = self.group_clock(group).await;
             if let (Some(before), Ok(Outcome::Put { .. }), Some(after)) = (before, ended, after) {
-                self.watch_expiry(&key, group, u64::from(seconds) * 1_000, before, after).await;
+                let life = Life { ttl: u64::from(seconds) * 1_000, called, before, after };
+                self.watch_expiry(&key, group, life).await;
             }
             self.think().await;
         }
@@ -407,8 +414,8 @@ impl Client {
         self.cluster.get(node, group, Duration::from_secs(1), clock).await.ok()
     }
 
-    /// The key was stored when the group's clock was between `before` and `after`, to live for `ttl`.
-    async fn watch_expiry(&mut self, key: &str, group: GroupId, ttl: u64, before: u64, after: u64) {
+    async fn watch_expiry(&mut self, key: &str, group: GroupId, life: Life) {
+        let Life { ttl, called, before, after } = life;
         let deadline = Instant::now() + Duration::from_secs(6);
         while self.goes_on() && Instant::now() < deadline {
             let (node, limit) = (self.some_node(), Duration::from_secs(1));
@@ -422,12 +429,16 @@ impl Client {
                         "{key}, stored between {before} and {after} for {ttl} ms, is {what} at {clock}"
                     ));
                 }
+                let lived = called.elapsed();
+                if !there && lived < Duration::from_millis(ttl / 2) {
+                    self.record.violate(format!("{key} lived for {lived:?} of {ttl} ms"));
+                }
                 if !there {
                     self.record.count(|counts| counts.expired += 1);
                     return;
                 }
             }
-            let _ = self.cluster.propose(node, group, Change::Tick, None, limit).await;
+            access::tick(&self.cluster, group).await;
             sleep(Duration::from_millis(self.random.random_range(50..300))).await;
         }
     }

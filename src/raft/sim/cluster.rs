@@ -49,6 +49,8 @@ pub(super) struct Shape {
     pub(super) segment_bytes: u32,
     /// Bytes of entries in memory.
     pub(super) cache_bytes: usize,
+    /// Whether engines flush only when they are told to; otherwise every few writes.
+    pub(super) large_memtables: bool,
 }
 
 /// A node's clock: virtual time, set wrong by an offset.
@@ -78,6 +80,7 @@ pub(super) struct Incarnation {
     pub(super) log: Arc<LogStore>,
     pub(super) number: u64,
     pub(super) crashed: CancellationToken,
+    pub(super) fs: SimFileSystem,
     transport: Arc<SimTransport>,
 }
 
@@ -224,7 +227,11 @@ impl Cluster {
         }
         let log = LogStore::open(shared.clone(), "/node/log".into(), options);
         let log = Arc::new(log.map_err(super::io_error)?);
-        let options = LsmOptions { log: false, threads: 0, ..LsmOptions::tiny(seed) };
+        let mut options = LsmOptions { log: false, threads: 0, ..LsmOptions::tiny(seed) };
+        if self.shape.large_memtables {
+            options.memtable_bytes = 1 << 20;
+            options.memtables_bytes_max = 8 << 20;
+        }
         let environment = Arc::new(LsmEnvironment::open(shared.clone(), "/node/data", options)?);
         let disk = tokio::spawn(work_disk(
             Arc::clone(&log),
@@ -261,15 +268,16 @@ impl Cluster {
         )
         .await?;
         node.start_tasks();
-        self.network.connect(index, Arc::new(Inbound(Arc::clone(&node))), fs, number);
-        let ended = crashed.clone();
+        self.network.connect(index, Arc::new(Inbound(Arc::clone(&node))), fs.clone(), number);
+        let (ended, log_of_ended) = (crashed.clone(), Arc::clone(&log));
         tokio::spawn(async move {
             ended.cancelled().await;
-            // What waits for the disk learns first that it will not come.
             sleep(Duration::from_secs(1)).await;
             disk.abort();
+            // What waits for the disk learns that it will not come.
+            log_of_ended.drive();
         });
-        let running = Incarnation { node, log, number, crashed, transport };
+        let running = Incarnation { node, log, number, crashed, fs, transport };
         self.members.lock()[index].running = Some(running);
         Ok(())
     }

@@ -1,14 +1,16 @@
 //! What must hold at every moment, whatever goes wrong. Looked at after every few milliseconds of virtual time.
 //!
-//! * A group has at most one leader in a term.
 //! * Entries that two replicas hold for committed at one index are the same.
 //! * What a replica knows to be committed does not go back as long as it lives; what it has applied is committed.
 //! * What is flushed is applied, and the log is purged no further than what is flushed.
 //! * Replicas that have applied up to the same entry have the same state, bookkeeping included.
 //! * What can be read was proposed.
 //! * A replica ends by itself only when its disk has failed.
+//!
+//! A term may have several leaders: openraft compares votes by term and then by replica, and a candidate can win over one who leads already and whose entries are
+//! not committed. So it is what is committed that has to be unique.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::access;
@@ -24,8 +26,8 @@ use crate::storage::{Direction, KeyRange, StorageEngine};
 pub(super) struct Invariants {
     cluster: Arc<Cluster>,
     record: Arc<Record>,
-    /// Who leads a term of a group.
-    leaders: BTreeMap<(GroupId, u64), ReplicaId>,
+    /// Who has led a term of a group.
+    leaders: BTreeSet<(GroupId, u64, ReplicaId)>,
     /// Which entry is committed at an index.
     committed: BTreeMap<(GroupId, u64), LogId>,
     /// How far replicas were, by life.
@@ -39,7 +41,7 @@ impl Invariants {
         Self {
             cluster: Arc::clone(cluster),
             record: Arc::clone(record),
-            leaders: BTreeMap::new(),
+            leaders: BTreeSet::new(),
             committed: BTreeMap::new(),
             progress: BTreeMap::new(),
             hashes: BTreeMap::new(),
@@ -79,13 +81,9 @@ impl Invariants {
         }
         if metrics.vote.committed {
             let leader = metrics.vote.leader_id;
-            let known = self.leaders.entry((group, leader.term)).or_insert_with(|| {
-                self.record.trace((group, leader.term, leader.node_id));
-                leader.node_id
-            });
-            if *known != leader.node_id {
-                let term = leader.term;
-                return Err(format!("term {term} has the leaders {known} and {}", leader.node_id));
+            let seen = (group, leader.term, leader.node_id);
+            if self.leaders.insert(seen) {
+                self.record.trace(seen);
             }
         }
         let state = replica.state();
@@ -124,6 +122,7 @@ impl Invariants {
                 });
                 match hash {
                     Ok(hash) => {
+                        self.record.trace((node, group, applied.index, hash));
                         let known = *self.hashes.entry((group, applied)).or_insert(hash);
                         if known != hash {
                             let what = format!(

@@ -97,7 +97,9 @@ impl Nemesis {
     }
 
     async fn strike(&mut self) {
-        match self.random.random_range(0..24) {
+        let what = self.random.random_range(0..26);
+        self.record.trace((self.cluster.now_ms(), what));
+        match what {
             0..5 if self.appetite.disks => self.crash_one().await,
             5..7 if self.appetite.disks => self.crash_many().await,
             7..9 if self.appetite.disks => self.break_disk().await,
@@ -120,8 +122,8 @@ impl Nemesis {
                 }
             }
             21 => self.move_leader(),
-            22 => {
-                let node = self.some_node();
+            22..25 => {
+                let node = self.victim();
                 self.turn_clock(node);
             }
             _ => self.cluster.network.heal(),

@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::raft::files::remove_files;
 use crate::raft::message::Reply;
@@ -74,11 +75,13 @@ struct State {
     cuts: BTreeSet<(NodeIndex, NodeIndex)>,
     endpoints: BTreeMap<NodeIndex, Endpoint>,
     traffic: Traffic,
+    trace: Xxh3,
 }
 
 /// See the [module](self).
 pub(super) struct SimNetwork {
     names: Vec<NodeName>,
+    start: Instant,
     state: Mutex<State>,
 }
 
@@ -99,8 +102,9 @@ impl SimNetwork {
             cuts: BTreeSet::new(),
             endpoints: BTreeMap::new(),
             traffic: Traffic::default(),
+            trace: Xxh3::new(),
         };
-        Arc::new(Self { names, state: Mutex::new(state) })
+        Arc::new(Self { names, start: Instant::now(), state: Mutex::new(state) })
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -127,6 +131,18 @@ impl SimNetwork {
 
     pub(super) fn traffic(&self) -> Traffic {
         self.state.lock().traffic
+    }
+
+    /// A hash of what was sent, by whom, to whom and when.
+    pub(super) fn trace_hash(&self) -> u64 {
+        self.state.lock().trace.digest()
+    }
+
+    fn trace(&self, from: NodeIndex, to: NodeIndex, arrives: Instant, message: &[u8]) {
+        let mut state = self.state.lock();
+        let after = arrives.duration_since(self.start).as_millis();
+        state.trace.update(format!("{from} {to} {after} ").as_bytes());
+        state.trace.update(message);
     }
 
     /// The node is up.
@@ -260,6 +276,7 @@ impl SimTransport {
             Way { parcels, last: arrives }
         });
         way.last = way.last.max(arrives);
+        self.network.trace(self.own, to, way.last, &message);
         let parcel = Parcel { at: way.last, message, answer };
         let full = |_| Failure::Unreachable("too many messages are on their way".to_owned());
         way.parcels.try_send(parcel).map_err(full)
@@ -296,6 +313,7 @@ async fn deliver_all(
                 std::task::Poll::Pending => work.await,
             };
             sleep(network.delay()).await;
+            network.trace(to, from, Instant::now(), &reply);
             match network.reply_fate(to, from, incarnation) {
                 Ok(true) => {
                     if lane == Lane::Callers
@@ -377,6 +395,7 @@ impl SimNetwork {
         for name in &names {
             let bytes = read_file(fs, &directory.join(name), FILE_BYTES_MAX);
             let bytes = bytes.map_err(|error| lost(&error))?;
+            self.trace(from, to, Instant::now(), &bytes);
             let endpoint = self.pass(from, to).await?;
             if endpoint.incarnation != incarnation {
                 return Err(Failure::Lost("the other node has restarted".to_owned()));

@@ -22,6 +22,7 @@ use super::record::{Counts, Record};
 use crate::command::Outcome;
 use crate::raft::node::LogLimits;
 use crate::raft::types::{GroupId, seeded};
+use crate::storage::StorageEngine;
 use crate::types::Version;
 
 /// How long after the last fault everything must work again.
@@ -30,6 +31,10 @@ const LIVELY_WITHIN: Duration = Duration::from_secs(20);
 /// How often invariants are looked at, and how often states are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const LOOKS_PER_STATE: u32 = 50;
+
+/// A key with this ttl must be gone so long after its time when nothing goes wrong.
+const TTL_SECONDS: u32 = 2;
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
@@ -56,18 +61,19 @@ impl Plan {
             },
             segment_bytes: 1 << random.random_range(11..15),
             cache_bytes: 1 << random.random_range(8..16),
+            large_memtables: random.random(),
         };
         let load = Load {
             plain: random.random_range(2..5),
             repeating: random.random_range(1..4),
             batch: random.random(),
-            expiry: random.random_ratio(1, 3),
+            expiry: random.random_ratio(1, 2),
             thinks_ms_max: random.random_range(10..60),
         };
         let appetite = Appetite {
             disks: random.random_ratio(5, 6),
             network: random.random_ratio(5, 6),
-            clock_ms: if random.random() { 60_000 } else { 0 },
+            clock_ms: [0, 60_000, 3_600_000][random.random_range(0..3)],
         };
         let duration = Duration::from_millis(random.random_range(4_000..9_000));
         Self { shape, load, appetite, duration }
@@ -83,8 +89,8 @@ pub(super) struct Report {
     pub(super) deeds: Deeds,
     pub(super) traffic: Traffic,
     pub(super) counts: Counts,
-    /// The same for all runs of a seed.
-    pub(super) trace: u64,
+    /// Of everything that clients, replicas and states went through, and of every message: the same for all runs of a seed.
+    pub(super) trace: (u64, u64),
     /// Virtual time, in milliseconds.
     pub(super) took_ms: u64,
 }
@@ -101,11 +107,34 @@ pub(super) fn run(plan: &Plan, seed: u64) -> Report {
     simulate(seed, async || Run::start(plan, seed).await.finish(plan, seed).await)
 }
 
+/// Prints what is logged, with virtual times, when `KVSTORE_SIM_LOG` says what (as in `openraft=debug`).
+fn log_if_asked(start: Instant) {
+    use tracing_subscriber::fmt::format::Writer;
+    use tracing_subscriber::fmt::time::FormatTime;
+
+    struct Virtual(Instant);
+    impl FormatTime for Virtual {
+        fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+            write!(writer, "{:>6} ms", self.0.elapsed().as_millis())
+        }
+    }
+    if let Ok(filter) = std::env::var("KVSTORE_SIM_LOG") {
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+        // A second run of one process has the first one's.
+        let _ = subscriber.with_timer(Virtual(start)).try_init();
+    }
+}
+
 /// Runs `work` on a virtual clock.
 pub(super) fn simulate<T>(seed: u64, work: impl AsyncFnOnce() -> T) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
-    seeded(seed, || runtime.block_on(work()))
+    seeded(seed, || {
+        runtime.block_on(async {
+            log_if_asked(Instant::now());
+            work().await
+        })
+    })
 }
 
 struct Run {
@@ -147,7 +176,7 @@ impl Run {
             deeds,
             traffic: self.cluster.network.traffic(),
             counts: self.record.counts(),
-            trace: self.record.trace_hash(),
+            trace: (self.record.trace_hash(), self.cluster.network.trace_hash()),
             took_ms,
         }
     }
@@ -185,7 +214,11 @@ impl Run {
 
     async fn liveness(&mut self) {
         let (cluster, record) = (Arc::clone(&self.cluster), Arc::clone(&self.record));
-        let all = self.watch(timeout(LIVELY_WITHIN, write_and_read_all(&cluster, &record))).await;
+        let work = async {
+            write_and_read_all(&cluster, &record).await;
+            expire_in_all(&cluster, &record).await;
+        };
+        let all = self.watch(timeout(LIVELY_WITHIN, work)).await;
         if all.is_err() {
             let what = format!("a key was not written and read {LIVELY_WITHIN:?} after all faults");
             return self.record.violate(what);
@@ -241,6 +274,40 @@ async fn write_and_read_all(cluster: &Cluster, record: &Record) {
         for node in 0..cluster.shape.nodes {
             read_once(cluster, record, node, &key, group).await;
         }
+    }
+}
+
+/// In every group a key with a ttl goes when its time has come, although clocks were turned.
+async fn expire_in_all(cluster: &Cluster, record: &Record) {
+    for group in cluster.groups() {
+        let key = format!("last-ttl-{}", group.0);
+        let change = access::put_for(&key, record.propose(&[&key]), TTL_SECONDS);
+        let called = Instant::now();
+        let stored = loop {
+            match cluster.settle(group, &change, &key, LIVELY_WITHIN).await {
+                Ok(Outcome::Put { .. }) => break Instant::now(),
+                _ => sleep(LOOK_INTERVAL).await,
+            }
+        };
+        let ttl = Duration::from_secs(TTL_SECONDS.into());
+        loop {
+            access::tick(cluster, group).await;
+            let node = cluster.leader(group).unwrap_or(0);
+            let look = |engine: &dyn StorageEngine| access::read(engine, &key);
+            match cluster.get(node, group, LIVELY_WITHIN, look).await {
+                Ok(None) if called.elapsed() < ttl / 2 => {
+                    let what = format!("{key} lived for {:?} of {ttl:?}", called.elapsed());
+                    return record.violate(what);
+                }
+                Ok(None) => break,
+                _ if stored.elapsed() > ttl + GONE_WITHIN => {
+                    let what = format!("{key} is there {:?} after, for {ttl:?}", stored.elapsed());
+                    return record.violate(what);
+                }
+                _ => sleep(LOOK_INTERVAL * 20).await,
+            }
+        }
+        record.trace((key, called.elapsed().as_millis()));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::access;
 use super::cluster::{Cluster, STALE_MAX, Shape};
@@ -11,7 +11,9 @@ use super::network::Weather;
 use super::run::simulate;
 use crate::command::Outcome;
 use crate::raft::node::LogLimits;
+use crate::raft::planted::{self, Bug};
 use crate::raft::types::GroupId;
+use crate::storage::StorageEngine;
 
 const GROUP: GroupId = GroupId(0);
 
@@ -20,17 +22,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 const SEEDS: u64 = 5;
 
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Three nodes with the timeouts that are the defaults.
 fn shape() -> Shape {
     Shape {
         nodes: 3,
         groups: 1,
-        election_timeout: Duration::from_secs(1),
+        election_timeout: ELECTION_TIMEOUT,
         heartbeat_interval: Duration::from_millis(150),
         log_keep: 5,
         limits: LogLimits { snapshot_bytes: 4 << 10, log_bytes: 64 << 10 },
         segment_bytes: 8 << 10,
         cache_bytes: 8 << 10,
+        large_memtables: false,
     }
 }
 
@@ -46,6 +51,20 @@ async fn put(cluster: &Cluster, node: usize, number: u64) {
     let change = access::put("k", number, 0, None);
     let outcome = cluster.propose(node, GROUP, change, None, PATIENCE).await;
     assert!(matches!(outcome, Ok(Outcome::Put { .. })), "{number} at node {node}: {outcome:?}");
+}
+
+/// Runs a story that would not end if something were done again and again without a pause, in no virtual time.
+fn ends(story: impl FnOnce() + Send + 'static) {
+    let (over, ended) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::spawn(move || {
+        story();
+        // Whoever waited may have given up.
+        let _ = over.send(());
+    });
+    match ended.recv_timeout(Duration::from_mins(1)) {
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("virtual time stands still"),
+        _ => thread.join().expect("the story holds"),
+    }
 }
 
 /// A cluster led by its first node, with a first write.
@@ -109,4 +128,140 @@ fn stale_reads_end_where_nobody_leads() {
         wait("it hears of the new leader", || allowed(0)).await;
         cluster.end().await;
     });
+}
+
+/// A leader is cut off from one follower; the other one, without which there is no quorum, answers it, restarts, and is asked for its vote while the leader is
+/// cut off from both. When the last read by lease was, and when the new leader had committed something.
+async fn restart_the_follower_that_answered(seed: u64) -> (Instant, Instant) {
+    let cluster = led_by_first(seed).await;
+    cluster.network.isolate(1);
+    // Long enough for the one that is cut off to stand for election as soon as it can.
+    sleep(ELECTION_TIMEOUT * 3).await;
+    cluster.crash(2, true);
+    cluster.start(2).await.expect("a disk that works");
+    cluster.network.heal();
+    cluster.network.isolate(0);
+    let old = cluster.running(0).expect("it is up");
+    let deadline = Instant::now() + PATIENCE;
+    let mut last_read = None;
+    let mut replaced_at = None;
+    while replaced_at.is_none_or(|at: Instant| at.elapsed() < ELECTION_TIMEOUT * 3) {
+        assert!(Instant::now() < deadline, "seed {seed}: nobody takes over");
+        // Nobody answers it, so that only a lease can be confirmed as fast.
+        let read = timeout(Duration::from_millis(1), old.group(GROUP).confirm_by_lease()).await;
+        if read.is_ok_and(|read| read.is_ok()) {
+            last_read = Some(Instant::now());
+        }
+        if replaced_at.is_none() && [1, 2].iter().any(|node| serves(&cluster, *node)) {
+            replaced_at = Some(Instant::now());
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    cluster.end().await;
+    let last_read = last_read.expect("the lease holds for a while");
+    (last_read, replaced_at.expect("the loop ends with it"))
+}
+
+/// Whether the node leads and its first entry is applied, so that it answers clients.
+fn serves(cluster: &Cluster, node: usize) -> bool {
+    let running = cluster.running(node).expect("it is up");
+    let group = running.group(GROUP);
+    let term = group.metrics().current_term;
+    let applied = group.state().applied();
+    group.is_leader() && applied.is_some_and(|log_id| log_id.committed_leader_id().term == term)
+}
+
+/// The boot quarantine: a follower that answered the leader just before it restarted does not vote for another one while the leader trusts its lease.
+#[test]
+fn no_read_by_lease_succeeds_after_a_new_leader_has_committed() {
+    for seed in 0..SEEDS {
+        let (last_read, replaced_at) =
+            simulate(seed, async || restart_the_follower_that_answered(seed).await);
+        assert!(last_read < replaced_at, "seed {seed}: read {:?} after", last_read - replaced_at);
+    }
+}
+
+#[test]
+fn without_the_quarantine_reads_by_lease_are_found_to_be_old() {
+    let is_old = |seed: &u64| {
+        let story = || simulate(*seed, async || restart_the_follower_that_answered(*seed).await);
+        let (last_read, replaced_at) = planted::with(Bug::NoQuarantine, story);
+        last_read > replaced_at
+    };
+    assert!((0..SEEDS * 4).any(|seed| is_old(&seed)));
+}
+
+/// A leader that hands over refuses commands until the next one is elected, and takes itself for the leader meanwhile.
+#[test]
+fn writes_wait_while_leadership_is_handed_to_a_node_that_is_cut_off() {
+    ends(|| {
+        for seed in 0..SEEDS {
+            simulate(seed, async || {
+                let cluster = led_by_first(seed).await;
+                cluster.network.isolate(1);
+                let old = cluster.running(0).expect("it is up");
+                let name = cluster.name(1).clone();
+                let moving = tokio::spawn(async move {
+                    // Nobody takes over.
+                    let _ = old.group(GROUP).hand_over_to(&name).await;
+                });
+                put(&cluster, 0, 2).await;
+                moving.await.expect("no panic");
+                cluster.end().await;
+            });
+        }
+    });
+}
+
+/// The third node is elected by the second one, which then loses power while the third is cut off. The second may not elect another one in the same term: what
+/// that commits would be overwritten. Whether at the end everything works and the write that was acknowledged is there.
+async fn restart_the_follower_that_voted(seed: u64) -> Option<bool> {
+    let cluster = led_by_first(seed).await;
+    cluster.set_sync_ms_max(1, 10_000);
+    sleep(Duration::from_millis(10)).await;
+    cluster.crash(0, true);
+    let leads = |node: usize| {
+        let running = cluster.running(node);
+        running.is_some_and(|running| running.group(GROUP).is_leader())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !leads(2) {
+        if leads(1) || Instant::now() > deadline {
+            // Another story.
+            cluster.end().await;
+            return None;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    cluster.network.isolate(2);
+    cluster.crash(1, false);
+    cluster.set_sync_ms_max(1, 3);
+    for node in [0, 1] {
+        cluster.start(node).await.expect("a disk that works");
+    }
+    wait("another node leads", || leads(0) || leads(1)).await;
+    put(&cluster, 0, 2).await;
+    cluster.network.heal();
+    // Whatever the third one still believes has been settled.
+    sleep(PATIENCE).await;
+    let look = |engine: &dyn StorageEngine| access::read(engine, "k");
+    let found = cluster.get(0, GROUP, PATIENCE, look).await;
+    cluster.end().await;
+    Some(found.is_ok_and(|found| found.is_some_and(|(number, _)| number == 2)))
+}
+
+#[test]
+fn a_vote_survives_a_power_cut() {
+    let told = |seed| simulate(seed, async || restart_the_follower_that_voted(seed).await);
+    let there: Vec<_> = (0..SEEDS * 4).filter_map(told).collect();
+    assert!(!there.is_empty() && there.iter().all(|there| *there), "{there:?}");
+}
+
+#[test]
+fn a_vote_that_is_not_durable_is_caught() {
+    let told = |seed| {
+        let story = || simulate(seed, async || restart_the_follower_that_voted(seed).await);
+        planted::with(Bug::UnsyncedVote, story)
+    };
+    assert!((0..SEEDS * 4).filter_map(told).any(|there| !there));
 }

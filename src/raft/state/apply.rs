@@ -19,6 +19,7 @@ use openraft::EntryPayload;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 
 use super::super::encoding::entry_bytes;
+use super::super::planted::{self, Bug};
 use super::super::types::{Entry, LogId, Outcomes, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{Snapshot, SnapshotBuilder, SnapshotData};
 use super::{ReplicaState, rows, to_io};
@@ -112,9 +113,15 @@ impl ReplicaState {
             let applied = match &entry.payload {
                 EntryPayload::Blank => Outcomes::default(),
                 EntryPayload::Normal(proposal) => {
-                    let (stamp, proposed) =
+                    let (stamp, mut proposed) =
                         proposal.decode().map_err(|error| self.malformed(entry, error))?;
                     commands += proposed.len() as u64;
+                    let stamp = planted::stamp(stamp);
+                    if planted::is(Bug::NoDedup) {
+                        for command in &mut proposed {
+                            command.request_id = None;
+                        }
+                    }
                     let applied = proposed.iter().map(|command| group.apply(command, stamp));
                     Outcomes(applied.collect::<Result<_>>()?)
                 }
