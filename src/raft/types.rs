@@ -87,7 +87,7 @@ pub type TransferRequest = openraft::raft::TransferLeaderRequest<TypeConfig>;
 /// * **Randomness**: [`seeded`] makes what it runs draw its random numbers from a seed. With a paused clock on one thread a whole cluster then
 ///   runs the same way every time. (For that, tests have another watch channel: tokio's wakes its receivers in a random order.)
 /// * **Deadlines are joined**: a sleep until an instant ends up to [`JOIN_MAX`] later, together with others. openraft's only one of any length is
-///   the tick of a group, some 30 ms, begun at a random moment; without this a node of many groups wakes for each of them, which is most of what
+///   the tick of a group, 67 ms by default, begun at a random moment; without this a node of many groups wakes for each of them, which is most of what
 ///   it does when nobody asks it anything.
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
