@@ -173,7 +173,7 @@ impl Node {
     }
 
     /// Makes snapshots, behind which openraft cuts the log, of groups that wrote much since their last one; and of the one that holds the oldest part of
-    /// a log that has grown too long.
+    /// a log that has grown too long, which then keeps nothing behind its snapshot either.
     async fn cut_logs(self: Arc<Self>) {
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,9 +187,11 @@ impl Node {
             let mut due: Vec<_> = grown.take(SNAPSHOTS_AT_A_TIME).collect();
             if let Some(laggard) = self.log.laggard(self.limits.log_bytes)
                 && let Some(group) = self.groups.get(&laggard)
-                && due.iter().all(|other| other.id() != laggard)
             {
-                due.push(group);
+                group.purge().await;
+                if due.iter().all(|other| other.id() != laggard) {
+                    due.push(group);
+                }
             }
             for group in due {
                 group.snapshot().await;

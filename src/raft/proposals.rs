@@ -26,7 +26,7 @@ use crate::error::{Error, Reason, Result};
 use crate::ticket::{Caller, Ticket, ticket};
 
 /// Most entries of a group, proposed by this node, whose outcome is not known.
-pub(super) const IN_FLIGHT_MAX: usize = 4;
+pub(super) const IN_FLIGHT_MAX: u32 = 4;
 
 /// Most bytes of commands that gather in one entry.
 const ENTRY_BYTES_MAX: usize = 1 << 20;

@@ -384,6 +384,16 @@ impl Group {
         }
     }
 
+    /// Cuts the log behind the snapshot there is, without the entries that stay there otherwise for followers that were away briefly.
+    pub async fn purge(&self) {
+        let snapshot = self.raft.metrics().borrow_watched().snapshot;
+        if let Some(snapshot) = snapshot
+            && let Err(fatal) = self.raft.trigger().purge_log(snapshot.index).await
+        {
+            tracing::error!(group = %self.id, %fatal, "the log is not cut");
+        }
+    }
+
     /// Stops the replica: what waits is refused, openraft's tasks end.
     pub async fn stop(&self) {
         self.proposals.close();

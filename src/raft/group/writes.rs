@@ -39,7 +39,7 @@ impl Group {
 
     /// Proposes what waits, entry by entry, until the group is stopped.
     pub(super) async fn serve_proposals(self: Arc<Self>) {
-        let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize));
         loop {
             if !self.proposals.wait().await {
                 return;
@@ -89,7 +89,7 @@ impl Group {
     /// long, several are on their way.
     async fn wait_slot(&self, slots: &Arc<Semaphore>) -> OwnedSemaphorePermit {
         if self.is_leader() {
-            let all = Arc::clone(slots).acquire_many_owned(IN_FLIGHT_MAX as u32);
+            let all = Arc::clone(slots).acquire_many_owned(IN_FLIGHT_MAX);
             if let Ok(Ok(mut all)) = timeout(GATHER_MAX, all).await
                 && let Some(slot) = all.split(1)
             {

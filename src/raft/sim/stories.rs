@@ -110,6 +110,37 @@ fn a_slow_network_commits() {
     }
 }
 
+/// A group that is idle holds the oldest entries of a log that all groups share, few enough to stay behind its snapshot: they go when the log has grown
+/// too long.
+#[test]
+fn an_idle_group_does_not_keep_the_log_from_being_cut() {
+    const LOG_BYTES: u64 = 64 << 10;
+    let limits = LogLimits { snapshot_bytes: 8 << 10, log_bytes: LOG_BYTES };
+    let shape = Shape { groups: 2, log_keep: 50, limits, ..shape() };
+    simulate(1, async || {
+        let cluster = Cluster::new(shape, 1);
+        cluster.start_all().await.expect("empty disks that work");
+        let busy = GroupId(1);
+        wait("both groups are led", || {
+            [GROUP, busy].iter().all(|id| cluster.leader(*id).is_some())
+        })
+        .await;
+        for number in 0..10 {
+            put(&cluster, 0, number).await;
+        }
+        for number in 0..2_000 {
+            let change = access::put("k", number, 100, None);
+            let outcome = cluster.propose(1, busy, change, None, PATIENCE).await;
+            assert!(outcome.is_ok(), "{number}: {outcome:?}");
+        }
+        let bytes = |node: usize| cluster.running(node).expect("up").log.status().wal.disk_bytes;
+        // The segment that is written, one made ahead, and what came since the last look.
+        let most = LOG_BYTES + (32 << 10);
+        wait("the log is cut on all nodes", || (0..3).all(|node| bytes(node) <= most)).await;
+        cluster.end().await;
+    });
+}
+
 /// The bound of stale reads holds on a leader that was cut off and does not know that it is none any more, and is over when it is back.
 #[test]
 fn stale_reads_end_where_nobody_leads() {
