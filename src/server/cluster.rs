@@ -21,7 +21,7 @@ use crate::cluster::{NodeName, first_replicas};
 use crate::config::{Config, SyncMode};
 use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::peers::{GrpcTransport, Local, PeerService};
-use crate::raft::{Budget, Inbound, LogLimits, Node, Room, Settings};
+use crate::raft::{self, Budget, Inbound, LogLimits, Node, Room, Settings};
 use crate::shard::{self, Shard};
 use crate::storage::Environment;
 use crate::telemetry::{ComponentHealth, Status};
@@ -50,6 +50,9 @@ pub(super) struct Cluster {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stopping: CancellationToken,
 }
+
+/// Entries that a replica may lag behind its own log and still be ready: more than wait under any load, few enough to be applied within a second.
+const APPLY_LAG_MAX: u64 = 10_000;
 
 impl Cluster {
     /// Opens the log of a member whose data directory is `directory`. Blocks. Called on the runtime that its tasks shall run on.
@@ -201,21 +204,10 @@ impl Cluster {
             return ComponentHealth::new(Status::OutOfService)
                 .detail("reason", "this node has not met all members of its cluster yet");
         };
-        let shards = node.status().into_iter().map(|status| {
-            let well = status.failed.is_none() && status.leader.is_some();
-            let mut health = ComponentHealth::new(if well { Status::Up } else { Status::Down })
-                .detail("role", if status.leads { "leader" } else { "follower" })
-                .detail("term", status.term)
-                .detail("lastIndex", status.last_index)
-                .detail("appliedIndex", status.applied_index);
-            if let Some(leader) = status.leader {
-                health = health.detail("leader", leader.0);
-            }
-            if let Some(why) = status.failed {
-                health = health.detail("error", why);
-            }
-            (ShardId(status.group.0).to_string(), health)
-        });
+        let shards = node
+            .status()
+            .into_iter()
+            .map(|status| (ShardId(status.group.0).to_string(), shard_health(status)));
         ComponentHealth::composite(shards.collect::<BTreeMap<_, _>>())
     }
 
@@ -239,6 +231,33 @@ impl Cluster {
     }
 }
 
+/// How a shard is on this node.
+fn shard_health(status: raft::Status) -> ComponentHealth {
+    let lag = status.last_index.saturating_sub(status.applied_index);
+    let how = if status.failed.is_some() || status.leader.is_none() {
+        Status::Down
+    } else if lag > APPLY_LAG_MAX {
+        Status::OutOfService
+    } else {
+        Status::Up
+    };
+    let mut health = ComponentHealth::new(how)
+        .detail("role", if status.leads { "leader" } else { "follower" })
+        .detail("term", status.term)
+        .detail("lastIndex", status.last_index)
+        .detail("appliedIndex", status.applied_index);
+    if how == Status::OutOfService {
+        health = health.detail("reason", format!("{lag} entries of the log are to be applied yet"));
+    }
+    if let Some(leader) = status.leader {
+        health = health.detail("leader", leader.0);
+    }
+    if let Some(why) = status.failed {
+        health = health.detail("error", why);
+    }
+    health
+}
+
 /// The part of the reserve on disk that an engine in a cluster keeps.
 pub(super) const fn engine_reserve(free_min: u64) -> u64 {
     free_min / ENGINE_RESERVE_PART
@@ -252,5 +271,34 @@ fn remove_directory(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::GroupId;
+
+    #[test]
+    fn a_replica_that_has_much_to_apply_is_not_ready() {
+        let status = |applied_index, leader: bool| raft::Status {
+            group: GroupId(3),
+            leader: leader.then(|| NodeName("n2".to_owned())),
+            leads: false,
+            term: 7,
+            replicas: BTreeMap::new(),
+            lag: BTreeMap::new(),
+            last_index: 50_000,
+            applied_index,
+            snapshot_index: 0,
+            failed: None,
+        };
+        let health = |status| shard_health(status).status;
+        assert_eq!(health(status(50_000, true)), Status::Up);
+        assert_eq!(health(status(50_000 - APPLY_LAG_MAX, true)), Status::Up);
+        assert_eq!(health(status(50_000 - APPLY_LAG_MAX - 1, true)), Status::OutOfService);
+        assert_eq!(health(status(0, false)), Status::Down);
+        let failed = raft::Status { failed: Some("a disk".to_owned()), ..status(50_000, true) };
+        assert_eq!(shard_health(failed).details["error"], "a disk");
     }
 }
