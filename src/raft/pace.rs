@@ -6,6 +6,7 @@
 //! * The group's clock is the largest stamp that was applied. Each replica carries it on by its monotonic clock from when it saw it, and a leader stamps that.
 //! * A leader whose wall clock is ahead goes faster, but at most [`FASTEST`] times as fast, until it has caught up: so that time is made up for in which nobody
 //!   was there to count. With a wall clock that is wrong, a key lives half of its time at least.
+//! * What a leader has added goes with its term, unless it was applied: one that was cut off and took itself for the leader brings nothing back.
 //! * It never goes back. A wall clock that is behind changes nothing.
 //! * The first stamp of a group is the wall clock's.
 //!
@@ -23,7 +24,15 @@ const FASTEST: u32 = 2;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
-pub(super) struct Pace(Mutex<Option<Seen>>);
+pub(super) struct Pace(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The group's clock, and since when it is known here.
+    group: Option<Seen>,
+    /// What this replica stamped last, and the term in which it led.
+    own: Option<(u64, Seen)>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -31,24 +40,38 @@ struct Seen {
     at: Instant,
 }
 
+/// What a leader's time depends on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leads {
+    pub(super) term: u64,
+    pub(super) wall: Timestamp,
+}
+
 impl Pace {
-    /// The time of the group whose clock is `applied`; `ahead`: the wall clock of its leader, which may pull it.
-    pub(super) fn now(&self, applied: Timestamp, ahead: Option<Timestamp>) -> Timestamp {
+    /// The time of the group whose clock is `applied`.
+    pub(super) fn now(&self, applied: Timestamp, leads: Option<Leads>) -> Timestamp {
         if applied == Timestamp::BEGINNING {
-            return ahead.unwrap_or(applied);
+            return leads.map_or(applied, |leads| leads.wall);
         }
-        let mut seen = self.0.lock();
-        let Seen { time, at } = seen.unwrap_or_else(|| Seen { time: applied, at: Instant::now() });
+        let at = Instant::now();
+        let mut state = self.0.lock();
+        let known = state.group.filter(|known| known.time == applied);
+        let group = known.unwrap_or(Seen { time: applied, at });
+        state.group = Some(group);
+        let carried = group.time.saturating_add(group.at.elapsed());
+        let Some(Leads { term, wall }) = leads else {
+            state.own = None;
+            return carried;
+        };
+        let own = state.own.filter(|(own_term, _)| *own_term == term);
+        let own = own.map_or(Seen { time: carried, at }, |(_, own)| own);
         // What is left of a millisecond counts the next time.
-        let passed = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let passed = u64::try_from(own.at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let passed = Duration::from_millis(passed);
-        let mut time = time.saturating_add(passed);
-        if let Some(ahead) = ahead {
-            let lacks = ahead.saturating_since(time);
-            time = time.saturating_add(lacks.min(passed * (FASTEST - 1)));
-        }
-        let time = time.max(applied);
-        *seen = Some(Seen { time, at: at + passed });
+        let time = own.time.saturating_add(passed);
+        let lacks = wall.saturating_since(time);
+        let time = time.saturating_add(lacks.min(passed * (FASTEST - 1))).max(applied);
+        state.own = Some((term, Seen { time, at: own.at + passed }));
         time
     }
 }
@@ -60,6 +83,10 @@ mod tests {
     const NOON: u64 = 1_000_000_000;
     const HOUR: u64 = 3_600_000;
 
+    fn leads(term: u64, wall: u64) -> Leads {
+        Leads { term, wall: Timestamp::from_millis(wall) }
+    }
+
     /// Asks every few microseconds for `millis`, with a wall clock that goes on from `wall`; the last answer.
     async fn ask(pace: &Pace, applied: u64, wall: Option<u64>, millis: u64) -> u64 {
         let began = Instant::now();
@@ -67,8 +94,8 @@ mod tests {
         while began.elapsed() < Duration::from_millis(millis) {
             tokio::time::advance(Duration::from_micros(700)).await;
             let passed = u64::try_from(began.elapsed().as_millis()).expect("a short time");
-            let wall = wall.map(|wall| Timestamp::from_millis(wall + passed));
-            let now = pace.now(Timestamp::from_millis(applied), wall).as_millis();
+            let leads = wall.map(|wall| leads(1, wall + passed));
+            let now = pace.now(Timestamp::from_millis(applied), leads).as_millis();
             assert!(now >= last, "it goes back from {last} to {now}");
             last = now;
         }
@@ -78,8 +105,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_time_of_a_group_is_the_leaders() {
         let pace = Pace::default();
-        let wall = Timestamp::from_millis(NOON);
-        assert_eq!(pace.now(Timestamp::BEGINNING, Some(wall)), wall);
+        let noon = Timestamp::from_millis(NOON);
+        assert_eq!(pace.now(Timestamp::BEGINNING, Some(leads(1, NOON))), noon);
         assert_eq!(pace.now(Timestamp::BEGINNING, None), Timestamp::BEGINNING);
     }
 
@@ -109,5 +136,22 @@ mod tests {
         pace.now(Timestamp::from_millis(NOON), None);
         let now = ask(&pace, NOON + HOUR, Some(NOON), 10).await;
         assert!((NOON + HOUR + 9..=NOON + HOUR + 11).contains(&now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_was_cut_off_brings_nothing_of_its_time_back() {
+        let pace = Pace::default();
+        let (noon, later) = (Timestamp::from_millis(NOON), Timestamp::from_millis(NOON + 3_000));
+        pace.now(noon, Some(leads(1, NOON)));
+        let ahead = ask(&pace, NOON, Some(NOON + HOUR), 3_000).await;
+        assert!(ahead > NOON + 5_000);
+        // Meanwhile another one led, whose clock was right.
+        assert_eq!(pace.now(later, Some(leads(3, NOON + HOUR))), later);
+        let ahead = ask(&pace, NOON + 3_000, Some(NOON + HOUR), 3_000).await;
+        assert!(ahead > NOON + 5_000);
+        assert_eq!(
+            pace.now(later.saturating_add(Duration::from_secs(3)), None).as_millis(),
+            NOON + 6_000
+        );
     }
 }

@@ -43,7 +43,7 @@ pub use self::settings::Settings;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::network::Network;
-use super::pace::Pace;
+use super::pace::{Leads, Pace};
 use super::planted::{self, Bug};
 use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
@@ -209,8 +209,13 @@ impl Group {
             return self.settings.clock.now();
         }
         let applied = self.state.with_engine(Reader::clock);
-        let ahead = self.is_leader().then(|| self.settings.clock.now());
-        self.pace.now(applied, ahead)
+        let leads = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
+        };
+        let leads = leads.map(|term| Leads { term, wall: self.settings.clock.now() });
+        self.pace.now(applied, leads)
     }
 
     /// Queues a command; the ticket tells what came of it.
