@@ -110,6 +110,32 @@ fn a_slow_network_commits() {
     }
 }
 
+/// Leadership is handed over by a few messages, not by waiting for a timeout, also while callers write.
+#[test]
+fn a_hand_over_takes_a_few_round_trips() {
+    for seed in 0..SEEDS {
+        simulate(seed, async || {
+            let cluster = led_by_first(seed).await;
+            let writing = Arc::clone(&cluster);
+            let writes = tokio::spawn(async move {
+                let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+                for number in 2..500 {
+                    put(&writing, 2, number).await;
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+                longest
+            });
+            sleep(Duration::from_millis(500)).await;
+            let first = cluster.running(0).expect("up");
+            first.node.hand_over().await;
+            let longest = writes.await.expect("every write succeeds");
+            assert!(longest < Duration::from_millis(100), "seed {seed}: {longest:?} without a write");
+            cluster.end().await;
+        });
+    }
+}
+
 /// A group that is idle holds the oldest entries of a log that all groups share, few enough to stay behind its snapshot: they go when the log has grown
 /// too long.
 #[test]
