@@ -212,6 +212,7 @@ fn same_kind(change: &Change, outcome: Outcome) -> bool {
         (Change::Put { .. }, Outcome::Put { .. })
             | (Change::Delete { .. }, Outcome::Delete { .. })
             | (Change::PutMany { .. }, Outcome::PutMany { .. })
+            | (Change::Put { .. } | Change::Delete { .. }, Outcome::Mismatch { .. })
     )
 }
 

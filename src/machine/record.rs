@@ -7,7 +7,8 @@
 //! | request | `00 72`, request id | outcome tag (1), fields of the outcome |
 //! | applied log id, membership | `00 61`, `00 6d` | those of replication, see `raft/state/rows.rs` |
 //!
-//! Kinds: `1` JSON text, `2` raw bytes. Outcome tags: `1` put, version (8); `2` delete, deleted (1); `3` put many, count (4). Numbers
+//! Kinds: `1` JSON text, `2` raw bytes. Outcome tags: `1` put, version (8); `2` delete, deleted (1); `3` put many, count (4);
+//! `4` mismatch, expected and actual version (8 each). Numbers
 //! are little-endian, tags are never renumbered. Expiry is the engine's ([`storage`](crate::storage)). Rows under `00` are
 //! not counted as keys.
 
@@ -34,6 +35,7 @@ const KIND_RAW: u8 = 2;
 const OUTCOME_PUT: u8 = 1;
 const OUTCOME_DELETE: u8 = 2;
 const OUTCOME_PUT_MANY: u8 = 3;
+const OUTCOME_MISMATCH: u8 = 4;
 
 /// Bytes before a document's content.
 pub(crate) const HEADER_BYTES: usize = 9;
@@ -132,7 +134,10 @@ impl<'a> StoredRow<'a> {
 }
 
 /// The value of a request's row; `None` for outcomes that leave none.
-pub(crate) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 16]>> {
+///
+/// A condition that did not hold leaves one, too: an earlier attempt of the same request may still be on its way, and must not be applied after its caller was
+/// told that it was not.
+pub(crate) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 24]>> {
     let mut row = SmallVec::new();
     match outcome {
         Outcome::Put { version } => {
@@ -144,7 +149,12 @@ pub(crate) fn encode_outcome(outcome: Outcome) -> Option<SmallVec<[u8; 16]>> {
             row.push(OUTCOME_PUT_MANY);
             row.extend_from_slice(&count.to_le_bytes());
         }
-        Outcome::Mismatch { .. } | Outcome::RequestIdReused | Outcome::Tick => return None,
+        Outcome::Mismatch { expected, actual } => {
+            row.push(OUTCOME_MISMATCH);
+            row.extend_from_slice(&expected.0.to_le_bytes());
+            row.extend_from_slice(&actual.0.to_le_bytes());
+        }
+        Outcome::RequestIdReused | Outcome::Tick => return None,
     }
     Some(row)
 }
@@ -156,6 +166,9 @@ pub(crate) fn decode_outcome(row: &[u8]) -> Option<Outcome> {
         OUTCOME_PUT => Outcome::Put { version: Version(cursor.u64()?) },
         OUTCOME_DELETE => Outcome::Delete { deleted: cursor.u8()? != 0 },
         OUTCOME_PUT_MANY => Outcome::PutMany { count: cursor.u32()? },
+        OUTCOME_MISMATCH => {
+            Outcome::Mismatch { expected: Version(cursor.u64()?), actual: Version(cursor.u64()?) }
+        }
         _ => return None,
     };
     cursor.is_empty().then_some(outcome)
@@ -188,6 +201,7 @@ mod tests {
             Outcome::Put { version: Version(300) },
             Outcome::Delete { deleted: true },
             Outcome::PutMany { count: 10_000 },
+            Outcome::Mismatch { expected: Version(7), actual: Version::ABSENT },
         ] {
             let row = encode_outcome(outcome).expect("leaves a row");
             assert_eq!(decode_outcome(&row), Some(outcome));

@@ -289,9 +289,7 @@ impl Client {
         request_id: &str,
         outcome: Outcome,
     ) {
-        // A condition that did not hold leaves nothing behind: a repeat is a new attempt.
-        let leaves = !matches!(outcome, Outcome::Mismatch { .. });
-        if !leaves || !self.random.random_ratio(1, 3) {
+        if !self.random.random_ratio(1, 3) {
             return;
         }
         let (node, limit) = (self.some_node(), self.limit());

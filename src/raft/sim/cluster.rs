@@ -228,6 +228,10 @@ impl Cluster {
         let log = LogStore::open(shared.clone(), "/node/log".into(), options);
         let log = Arc::new(log.map_err(super::io_error)?);
         let mut options = LsmOptions { log: false, threads: 0, ..LsmOptions::tiny(seed) };
+        // Writes stop when flushes or compactions are behind, or go on. To slow them down takes real time, which no seed decides.
+        options.pacer.l0_hard = options.pacer.l0_stop;
+        options.pacer.l0_soft = options.pacer.l0_stop - 1;
+        options.pacer.sealed_stop = 2;
         if self.shape.large_memtables {
             options.memtable_bytes = 1 << 20;
             options.memtables_bytes_max = 8 << 20;

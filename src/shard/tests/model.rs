@@ -108,13 +108,16 @@ impl Model {
             return match (&command.change, outcome) {
                 (Change::Put { .. }, Outcome::Put { .. })
                 | (Change::Delete { .. }, Outcome::Delete { .. })
-                | (Change::PutMany { .. }, Outcome::PutMany { .. }) => *outcome,
+                | (Change::PutMany { .. }, Outcome::PutMany { .. })
+                | (Change::Put { .. } | Change::Delete { .. }, Outcome::Mismatch { .. }) => {
+                    *outcome
+                }
                 _ => Outcome::RequestIdReused,
             };
         }
         let outcome = self.change(&command.change);
         if let Some(id) = request
-            && !matches!(outcome, Outcome::Mismatch { .. } | Outcome::Tick)
+            && outcome != Outcome::Tick
         {
             self.requests.insert(id, (outcome, self.clock + 600_000));
         }

@@ -70,7 +70,7 @@ fn a_write_that_is_acknowledged_before_a_majority_has_it_is_caught() {
 
 #[test]
 fn a_repeat_without_a_request_id_is_caught() {
-    is_caught(Bug::BlindRepeat, 1);
+    is_caught(Bug::BlindRepeat, 3);
 }
 
 #[test]

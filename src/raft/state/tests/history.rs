@@ -149,14 +149,15 @@ impl Model {
             return match (&command.change, earlier) {
                 (Change::Put { .. }, Outcome::Put { .. })
                 | (Change::Delete { .. }, Outcome::Delete { .. })
-                | (Change::PutMany { .. }, Outcome::PutMany { .. }) => *earlier,
+                | (Change::PutMany { .. }, Outcome::PutMany { .. })
+                | (Change::Put { .. } | Change::Delete { .. }, Outcome::Mismatch { .. }) => {
+                    *earlier
+                }
                 _ => Outcome::RequestIdReused,
             };
         }
         let outcome = self.change(&command.change);
-        if !matches!(outcome, Outcome::Mismatch { .. }) {
-            self.requests.insert(id.as_bytes().to_vec(), (outcome, self.clock + 600_000));
-        }
+        self.requests.insert(id.as_bytes().to_vec(), (outcome, self.clock + 600_000));
         outcome
     }
 
