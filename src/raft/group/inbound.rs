@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Group;
 use crate::raft::blocking::blocking;
 use crate::raft::message::{Envelope, Refusal, Reply, Request};
-use crate::raft::types::{AppendReply, Snapshot, Vote};
+use crate::raft::types::{AppendReply, Snapshot, Vote, VoteRequest};
 
 impl Group {
     /// Answers another replica, or a node that passes a caller's request on.
@@ -21,7 +21,10 @@ impl Group {
                 }
                 reply.map_or_else(|error| self.refuse_failed(&error), Reply::Append)
             }
-            Request::Vote(_) | Request::PreVote(_) if self.quarantined.load(Ordering::Acquire) => {
+            // An election that the leader has asked for ends its lease.
+            Request::Vote(VoteRequest { leadership_transfer: false, .. }) | Request::PreVote(_)
+                if self.quarantined.load(Ordering::Acquire) =>
+            {
                 let why = format!("{}: was just restarted and does not vote yet", self.id);
                 Reply::Refused(Refusal::NotHere(why))
             }

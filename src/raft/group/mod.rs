@@ -6,7 +6,7 @@
 //! * A read that begins after [`Group::confirm`] returned sees everything that was acknowledged before the call, on every replica.
 //! * Errors say what happened: NO_LEADER, NO_QUORUM, OVERLOADED, DISK_FULL and NOT_SERVING mean "certainly not applied".
 //! * A replica that was recovered from disk votes for nobody until an election timeout has passed (the boot quarantine): it may have promised, just before
-//!   it went down, to wait for the leader whose lease reads trust.
+//!   it went down, to wait for the leader whose lease reads trust. When that leader itself asks for the election, to hand over, there is nothing to wait for.
 //!
 //! # Failures
 //!
@@ -356,8 +356,9 @@ impl Group {
             }
         }
         self.raft.trigger().transfer_leader(target).await.map_err(|fatal| self.failed(&fatal))?;
+        // Not only until this replica leads no more: its vote may be the one that the next leader needs, so it must not stop before.
         let moved = async {
-            while self.is_leader() {
+            while !matches!(self.route(), Some(Route::There(..))) {
                 sleep(RETRY_PAUSE).await;
             }
         };
