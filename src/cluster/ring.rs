@@ -86,6 +86,19 @@ mod tests {
     }
 
     #[test]
+    fn a_node_has_tokens_by_its_weight() {
+        let weights = [200, 100, 1, 0].map(|weight| Member { weight: Weight(weight), zone: None });
+        let names = ["n1", "n2", "n3", "n4"].map(Into::into);
+        let tokens = Ring::new(&names.into_iter().zip(weights).collect(), 50).tokens;
+        let count = |node| tokens.iter().filter(|(_, it)| *it == node).count();
+        assert_eq!(
+            [0, 1, 2, 3].map(count),
+            [100, 50, 1, 0],
+            "at least one, but none of weight zero"
+        );
+    }
+
+    #[test]
     fn a_walk_goes_once_around_from_the_first_token_at_or_after_its_start() {
         let ring = Ring { tokens: vec![(10, 0), (20, 1), (30, 2), (30, 0)] };
         let walk = |from| ring.walk(from).collect::<Vec<_>>();
