@@ -7,7 +7,14 @@
 //! (length as a varint, bytes) and its incarnation (16 bytes), as a UUID of version 8. So it names exactly these data directories: one that
 //! was wiped belongs to no cluster any more.
 //!
+//! Which nodes hold each shard of a cluster that grows and shrinks: `placement`, with `members` (weights, zones, shares) and `ring`. Not served yet: today every
+//! shard has a replica on every member ([`first_replicas`]).
+//!
 //! Callers: `raft/peers` (who may speak to this node), `server` (what a data directory says about itself).
+
+mod members;
+mod placement;
+mod ring;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+pub use self::members::{Member, Members, Weight, Zone};
+pub use self::placement::{Epoch, Placement, Topology};
 use crate::util::coding::put_slice;
 
 /// The name of a node (`kvstore.node.id`). Where it is reached is known elsewhere.
