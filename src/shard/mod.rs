@@ -151,14 +151,12 @@ impl Shard {
     ///
     /// As [`Self::propose`].
     pub fn tick(&self) -> Result<Option<Ticket>> {
-        let now = self.now()?;
-        let due = |engine: &dyn StorageEngine| engine.next_expiry().is_some_and(|at| at <= now);
         let due = match &self.source {
-            Source::Alone { replica, .. } => due(&*replica.engine),
-            Source::Replicated(place) => {
-                let group = group(place)?;
-                group.is_leader() && group.state().with_engine(due)
+            Source::Alone { replica, .. } => {
+                let now = self.now()?;
+                replica.engine.next_expiry().is_some_and(|at| at <= now)
             }
+            Source::Replicated(place) => group(place)?.clock_is_due(),
         };
         if due {
             self.propose(Command { change: Change::Tick, request_id: None }).map(Some)

@@ -52,12 +52,15 @@ use super::transport::Lane;
 use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig, next_beat};
 use crate::command::Command;
 use crate::error::{Error, Reason, Result};
-use crate::storage::Reader;
+use crate::storage::{Reader, StorageEngine};
 use crate::ticket::Ticket;
 use crate::util::time::Timestamp;
 
 /// How long to wait before a command or read is tried again that met no leader.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How much of a group's time replicas may forget that restart one after the other while nobody writes.
+const CLOCK_KEPT_EVERY: Duration = Duration::from_mins(1);
 
 /// Most entries in an append request; their bytes are bounded by the log's reader.
 const APPEND_ENTRIES_MAX: u64 = 2048;
@@ -216,6 +219,16 @@ impl Group {
         };
         let leads = leads.map(|term| Leads { term, wall: self.settings.clock.now() });
         self.pace.now(applied, leads)
+    }
+
+    /// Whether this replica, as leader, is to move the group's clock: a key may have expired, or will one day, and the clock was not kept for long.
+    pub fn clock_is_due(&self) -> bool {
+        let now = self.now();
+        let due = |engine: &dyn StorageEngine| {
+            let kept = now.saturating_since(engine.clock());
+            engine.next_expiry().is_some_and(|at| at <= now || kept >= CLOCK_KEPT_EVERY)
+        };
+        self.is_leader() && self.state.with_engine(due)
     }
 
     /// Queues a command; the ticket tells what came of it.

@@ -42,9 +42,7 @@ pub(super) async fn tick(cluster: &Cluster, group: GroupId) {
     else {
         return;
     };
-    let replica = running.group(group);
-    let next = replica.state().with_engine(StorageEngine::next_expiry);
-    if next.is_some_and(|next| next <= replica.now()) {
+    if running.group(group).clock_is_due() {
         // Without a quorum it is tried again.
         let _ = cluster.propose(node, group, Change::Tick, None, Duration::from_secs(1)).await;
     }
