@@ -172,7 +172,7 @@ impl Node {
         }
     }
 
-    /// Makes snapshots, behind which openraft cuts the log, of groups that wrote much since their last one; and of the one that holds the oldest part of
+    /// Cuts the logs behind snapshots, and makes these: of groups that wrote much since their last one; and of the one that holds the oldest part of
     /// a log that has grown too long, which then keeps nothing behind its snapshot either.
     async fn cut_logs(self: Arc<Self>) {
         let mut ticks = interval(LOOK_INTERVAL);
@@ -185,13 +185,15 @@ impl Node {
                 .values()
                 .filter(|group| group.state().unflushed().bytes >= self.limits.snapshot_bytes);
             let mut due: Vec<_> = grown.take(SNAPSHOTS_AT_A_TIME).collect();
-            if let Some(laggard) = self.log.laggard(self.limits.log_bytes)
-                && let Some(group) = self.groups.get(&laggard)
+            let laggard = self.log.laggard(self.limits.log_bytes);
+            if let Some(group) = laggard.and_then(|laggard| self.groups.get(&laggard))
+                && due.iter().all(|other| other.id() != group.id())
             {
-                group.purge().await;
-                if due.iter().all(|other| other.id() != laggard) {
-                    due.push(group);
-                }
+                due.push(group);
+            }
+            for (id, group) in &self.groups {
+                let keep = if laggard == Some(*id) { 0 } else { self.settings.log_keep };
+                group.purge(keep).await;
             }
             for group in due {
                 group.snapshot().await;

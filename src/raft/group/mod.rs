@@ -403,11 +403,17 @@ impl Group {
         }
     }
 
-    /// Cuts the log behind the snapshot there is, without the entries that stay there otherwise for followers that were away briefly.
-    pub async fn purge(&self) {
-        let snapshot = self.raft.metrics().borrow_watched().snapshot;
-        if let Some(snapshot) = snapshot
-            && let Err(fatal) = self.raft.trigger().purge_log(snapshot.index).await
+    /// Cuts the log behind the snapshot there is, but for the `keep` entries before its end.
+    pub async fn purge(&self, keep: u64) {
+        let upto = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let snapshot = metrics.snapshot.map_or(0, |log_id| log_id.index);
+            let purged = metrics.purged.map_or(0, |log_id| log_id.index);
+            snapshot.checked_sub(keep).filter(|upto| *upto > purged)
+        };
+        if let Some(upto) = upto
+            && let Err(fatal) = self.raft.trigger().purge_log(upto).await
         {
             tracing::error!(group = %self.id, %fatal, "the log is not cut");
         }

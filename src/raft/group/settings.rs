@@ -76,7 +76,8 @@ impl Settings {
         let config = Config {
             // See `Group::beat`, which does the same to entries.
             quorum_loss_probe_interval: Some(millis(self.silence())),
-            max_in_snapshot_log_to_keep: self.log_keep,
+            // The node cuts logs. A limit of openraft's own besides would contradict a cut that waits to be done.
+            max_in_snapshot_log_to_keep: u64::MAX,
             enable_elect: pristine,
             ..config(self.election_timeout, self.heartbeat_interval)
         };
