@@ -163,7 +163,8 @@ describe("the client in a browser", () => {
   test("an origin that the server does not allow is a failure of the transport", () =>
     onPage(async (page) => {
       const errors = await page.evaluate(async (endpoint) => {
-        const kv = new kit.Client({ endpoints: endpoint, timeoutMs: 300 });
+        // Long enough for all retries: a deadline that ends one says something else.
+        const kv = new kit.Client({ endpoints: endpoint, timeoutMs: 30_000 });
         const calls = [() => kv.get("a"), () => kv.put("a", 1)];
         const thrown = await Promise.all(calls.map((call) => call().catch((error: unknown) => error as KvError)));
         return thrown.map((error) => (error instanceof kit.KvError ? [error.kind, error.code, error.reason] : "no error"));
