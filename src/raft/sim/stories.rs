@@ -168,6 +168,32 @@ fn a_leader_hands_over_to_nodes_that_were_just_restarted() {
     }
 }
 
+/// Nobody writes for minutes, then every node restarts: the group's time, which memory carried on, was kept for a key that will expire.
+#[test]
+fn an_idle_group_keeps_its_time_over_a_restart_of_all() {
+    simulate(1, async || {
+        let cluster = led_by_first(1).await;
+        let lasting = access::put_for("lasting", 1, 3_600);
+        cluster.propose(0, GROUP, lasting, None, PATIENCE).await.expect("a leader");
+        let time = || cluster.running(0).expect("up").group(GROUP).now();
+        let stored = time();
+        for _ in 0..180 {
+            sleep(Duration::from_secs(1)).await;
+            access::tick(&cluster, GROUP).await;
+        }
+        for node in 0..3 {
+            cluster.crash(node, true);
+        }
+        for node in 0..3 {
+            cluster.start(node).await.expect("a disk that works");
+        }
+        put(&cluster, 0, 2).await;
+        let passed = time().saturating_since(stored);
+        assert!(passed >= Duration::from_secs(119), "{passed:?} of three minutes");
+        cluster.end().await;
+    });
+}
+
 /// A group that is idle holds the oldest entries of a log that all groups share, few enough to stay behind its snapshot: they go when the log has grown
 /// too long.
 #[test]
