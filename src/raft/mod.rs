@@ -12,6 +12,7 @@ mod network;
 mod node;
 mod pace;
 pub mod peers;
+mod place;
 mod planted;
 mod proposals;
 mod reads;
@@ -24,5 +25,6 @@ pub mod types;
 
 pub use self::group::{Group, Settings, Status};
 pub use self::node::{Inbound, LogLimits, Members, Node};
+pub use self::place::Place;
 pub use self::proposals::Budget;
 pub use self::room::Room;

@@ -24,6 +24,7 @@ use super::files::remove_files;
 use super::group::{Group, Settings, Status};
 use super::log::{GroupLog, LogStore};
 use super::message::{Envelope, Refusal, Reply, Request};
+use super::place::Place;
 use super::state::{ReplicaState, StateLog};
 use super::transport::Receiver;
 use super::types::{GroupId, NodeName, ReplicaId};
@@ -66,14 +67,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts the groups `0..groups` on `log` and `environment`. Blocks while it opens them.
+    /// Starts the groups of `places` on `log` and `environment`, and seats them. Blocks while it opens them.
     ///
     /// # Errors
     ///
     /// What engines and the log fail with; CORRUPTION when they do not fit.
     #[expect(clippy::too_many_arguments, reason = "the parts of a node, each of them once")]
     pub async fn start(
-        groups: u32,
+        places: Vec<Arc<Place>>,
         members: Members,
         log: Arc<LogStore>,
         environment: Arc<dyn Environment>,
@@ -88,12 +89,15 @@ impl Node {
             return Err(Error::new(Reason::Internal, message));
         };
         let mut started = BTreeMap::new();
-        for id in (0..groups).map(GroupId) {
+        for place in places {
+            let id = place.id();
             let group_log = log.group(id);
             let state = blocking(|| {
                 ReplicaState::open(Arc::clone(&environment), id, Arc::new(group_log.clone()))
             })?;
             let group = Group::start(id, replica, group_log, state, settings.clone()).await?;
+            place.set_replicas(members.clone());
+            place.seat(Some(Arc::clone(&group)));
             started.insert(id, group);
         }
         let runtime = Handle::current();

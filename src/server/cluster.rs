@@ -21,8 +21,9 @@ use crate::cluster::{NodeName, first_replicas};
 use crate::config::{Config, SyncMode};
 use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::peers::{GrpcTransport, Local, PeerService};
-use crate::raft::{self, Budget, Inbound, LogLimits, Node, Room, Settings};
-use crate::shard::{self, Shard};
+use crate::raft::types::GroupId;
+use crate::raft::{self, Budget, Inbound, LogLimits, Node, Place, Room, Settings};
+use crate::shard::Shard;
 use crate::storage::Environment;
 use crate::telemetry::{ComponentHealth, Status};
 use crate::types::ShardId;
@@ -45,7 +46,7 @@ pub(super) struct Cluster {
     service: PeerService,
     environment: Arc<dyn Environment>,
     log: Arc<LogStore>,
-    places: Vec<shard::Place>,
+    places: Vec<Arc<Place>>,
     node: Arc<OnceLock<Arc<Node>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stopping: CancellationToken,
@@ -83,7 +84,7 @@ impl Cluster {
             PeerService::new(Arc::clone(&local), Arc::new(RealFileSystem), age, stopping.clone());
         let transport =
             Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), None));
-        let places = (0..config.hash_ring.shards).map(|_| shard::Place::default()).collect();
+        let places = (0..config.hash_ring.shards).map(|id| Place::new(GroupId(id))).collect();
         Ok(Self {
             config: config.clone(),
             directory: Mutex::new(Some(directory)),
@@ -101,10 +102,9 @@ impl Cluster {
 
     /// The cluster's shards; they serve once [`Self::join`] has returned.
     pub(super) fn shards(&self) -> Vec<Shard> {
-        let shard = |(number, place): (u32, &shard::Place)| {
-            Shard::replicated(ShardId(number), Arc::clone(place))
-        };
-        (0..).zip(&self.places).map(shard).collect()
+        let shard =
+            |place: &Arc<Place>| Shard::replicated(ShardId(place.id().0), Arc::clone(place));
+        self.places.iter().map(shard).collect()
     }
 
     /// What peers call.
@@ -164,7 +164,7 @@ impl Cluster {
             log_bytes: config.raft.log_max_size,
         };
         let node = Node::start(
-            config.hash_ring.shards,
+            self.places.clone(),
             first_replicas(formed.members.keys()),
             Arc::clone(&self.log),
             Arc::clone(&self.environment),
@@ -174,9 +174,6 @@ impl Cluster {
             self.stopping.clone(),
         );
         let node = node.await.map_err(|error| Error::Storage(error.to_string()))?;
-        for (place, group) in self.places.iter().zip(node.groups()) {
-            assert!(place.set(Arc::clone(group)).is_ok(), "a node joins once");
-        }
         assert!(self.node.set(Arc::clone(&node)).is_ok(), "a node joins once");
         self.service.receive_with(Arc::new(Inbound(Arc::clone(&node))));
         *self.tasks.lock() = node.start_tasks();
@@ -277,7 +274,6 @@ fn remove_directory(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::types::GroupId;
 
     #[test]
     fn a_replica_that_has_much_to_apply_is_not_ready() {

@@ -15,8 +15,8 @@ mod replica;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 pub use self::committer::{Committer, QUEUE_BYTES_MAX};
 use self::committer::{Proposal, Queue};
@@ -24,7 +24,7 @@ use self::replica::Replica;
 use crate::command::{Change, Command};
 use crate::error::{Error, Reason, Result};
 use crate::machine::record::{self, RowKey, Stored};
-use crate::raft::{self, Group};
+use crate::raft::{self, Place};
 use crate::storage::{self, Direction, EntryRef, KeyRange, StorageEngine};
 use crate::ticket::{Ticket, ticket};
 use crate::types::{Key, ShardId, Value, Version};
@@ -70,9 +70,6 @@ pub struct ShardStatus {
     pub group: Option<raft::Status>,
 }
 
-/// Where a shard's group is found once the node has met its cluster.
-pub type Place = Arc<OnceLock<Arc<Group>>>;
-
 /// One shard, open for reads and writes. Cheap to clone; clones are the same shard.
 #[derive(Clone)]
 pub struct Shard {
@@ -87,7 +84,7 @@ enum Source {
     /// The engine's own log, on this node alone.
     Alone { replica: Arc<Replica>, queue: Arc<Queue>, clock: Arc<dyn Clock> },
     /// The group's log, on a majority of its nodes.
-    Replicated(Place),
+    Replicated(Arc<Place>),
 }
 
 impl Shard {
@@ -119,8 +116,8 @@ impl Shard {
         Ok(Self { id, source, reads: Arc::default() })
     }
 
-    /// Shard `id` of a cluster. It answers NOT_SERVING until its group stands in `place`.
-    pub fn replicated(id: ShardId, place: Place) -> Self {
+    /// Shard `id` of a cluster. It answers NOT_SERVING until its replica is in `place`.
+    pub fn replicated(id: ShardId, place: Arc<Place>) -> Self {
         Self { id, source: Source::Replicated(place), reads: Arc::default() }
     }
 
@@ -141,7 +138,7 @@ impl Shard {
                 queue.push(Proposal { replica: Arc::clone(replica), command, caller })?;
                 Ok(ticket)
             }
-            Source::Replicated(place) => group(place)?.propose(command),
+            Source::Replicated(place) => place.group()?.propose(command),
         }
     }
 
@@ -156,7 +153,7 @@ impl Shard {
                 let now = self.now()?;
                 replica.engine.next_expiry().is_some_and(|at| at <= now)
             }
-            Source::Replicated(place) => group(place)?.clock_is_due(),
+            Source::Replicated(place) => place.group()?.clock_is_due(),
         };
         if due {
             self.propose(Command { change: Change::Tick, request_id: None }).map(Some)
@@ -174,7 +171,7 @@ impl Shard {
         match (&self.source, freshness) {
             (Source::Alone { .. }, _) => Ok(true),
             (Source::Replicated(place), Freshness::Stale) => {
-                group(place)?.check_stale().map(|()| true)
+                place.group()?.check_stale().map(|()| true)
             }
             (Source::Replicated(_), Freshness::Linearizable | Freshness::Lease) => Ok(false),
         }
@@ -187,7 +184,7 @@ impl Shard {
     /// NO_LEADER, NO_QUORUM, NOT_SERVING.
     pub async fn prepare(&self, freshness: Freshness) -> Result<()> {
         let Source::Replicated(place) = &self.source else { return Ok(()) };
-        let group = group(place)?;
+        let group = place.group()?;
         match freshness {
             Freshness::Linearizable => group.confirm().await,
             Freshness::Lease => group.confirm_by_lease().await,
@@ -275,7 +272,7 @@ impl Shard {
                 (replica.last_version(), replica.writes.load(Ordering::Relaxed), None)
             }
             Source::Replicated(place) => {
-                let group = group(place)?;
+                let group = place.group()?;
                 let state = group.state();
                 (state.last_version(), state.writes(), Some(group.status()))
             }
@@ -298,7 +295,7 @@ impl Shard {
     pub fn engine(&self) -> Result<Arc<dyn StorageEngine>> {
         match &self.source {
             Source::Alone { replica, .. } => Ok(Arc::clone(&replica.engine)),
-            Source::Replicated(place) => Ok(group(place)?.state().engine()),
+            Source::Replicated(place) => Ok(place.group()?.state().engine()),
         }
     }
 
@@ -306,7 +303,7 @@ impl Shard {
         self.reads.fetch_add(1, Ordering::Relaxed);
         match &self.source {
             Source::Alone { replica, .. } => read(&*replica.engine),
-            Source::Replicated(place) => group(place)?.state().with_engine(read),
+            Source::Replicated(place) => place.group()?.state().with_engine(read),
         }
     }
 
@@ -321,7 +318,7 @@ impl Shard {
     fn now(&self) -> Result<Timestamp> {
         Ok(match &self.source {
             Source::Alone { clock, .. } => clock.now(),
-            Source::Replicated(place) => group(place)?.now(),
+            Source::Replicated(place) => place.group()?.now(),
         })
     }
 }
@@ -393,13 +390,6 @@ impl DocumentScan<'_> {
         let ttl_seconds = entry.expires_at.map(|expires_at| seconds_left(expires_at, self.now));
         Ok(Some(ScannedDocument { key, ttl_seconds, stored }))
     }
-}
-
-fn group(place: &Place) -> Result<&Arc<Group>> {
-    place.get().ok_or_else(|| {
-        let message = "this node has not met all members of its cluster yet; it was not applied";
-        Error::new(Reason::NotServing, message)
-    })
 }
 
 fn decode(entry: EntryRef<'_>) -> Result<Stored<'_>> {

@@ -19,6 +19,7 @@ use crate::raft::files::remove_files;
 use crate::raft::group::{Group, Settings};
 use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::node::{Inbound, LogLimits, Members, Node};
+use crate::raft::place::Place;
 use crate::raft::proposals::Budget;
 use crate::raft::room::Room;
 use crate::raft::types::{GroupId, NodeName};
@@ -261,7 +262,7 @@ impl Cluster {
         let members: Members = (1..).zip(self.names.iter().cloned()).collect();
         let crashed = CancellationToken::new();
         let node = Node::start(
-            self.shape.groups,
+            (0..self.shape.groups).map(|id| Place::new(GroupId(id))).collect(),
             members,
             Arc::clone(&log),
             environment as Arc<dyn Environment>,
