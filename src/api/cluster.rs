@@ -55,8 +55,10 @@ impl ClusterView {
             Error::new(Reason::NotServing, message)
         })?;
         let group = groups.group(GroupId(shard.0)).ok_or_else(|| {
-            let count = groups.groups().count();
-            let message = format!("there is no {shard}; this cluster has {count} shards, from 0");
+            let count = groups.places().len();
+            let message = format!(
+                "{shard} is not on this node, of {count} shards from 0; ask one that has it"
+            );
             Error::new(Reason::FailedPrecondition, message)
         })?;
         group.move_leader(&node).await

@@ -1,20 +1,20 @@
-//! What a cluster is, as values: its members, what tells it from others, the replicas that it begins with. Pure: no I/O, no clock; the same
+//! What a cluster is, as values: its members, what tells it from others, where its shards are and are to be. Pure: no I/O, no clock; the same
 //! input gives the same answer on every node.
 //!
 //! # A cluster's identity
 //!
 //! The first 16 bytes of SHA-256 over `kvstore cluster 1`, the number of shards (4 bytes) and, for each member in the order of their names, its name
-//! (length as a varint, bytes) and its incarnation (16 bytes), as a UUID of version 8. So it names exactly these data directories: one that
-//! was wiped belongs to no cluster any more.
+//! (length as a varint, bytes) and its incarnation (16 bytes), as a UUID of version 8, of those who founded it. So it names exactly these data directories: one that
+//! was wiped belongs to no cluster any more. Who joins later takes the identity over.
 //!
-//! Which nodes hold each shard of a cluster that grows and shrinks: `placement`, with `members` (weights, zones, shares) and `ring`. Not served yet: today every
-//! shard has a replica on every member ([`first_replicas`]).
+//! What a cluster agrees on, and how it changes: `state`. Which nodes are to hold each shard: `placement`, with `members` (weights, zones, shares) and `ring`.
 //!
-//! Callers: `raft/peers` (who may speak to this node), `server` (what a data directory says about itself).
+//! Callers: `raft` (who may speak to this node, what is where), `server` (what a data directory says about itself).
 
 mod members;
 mod placement;
 mod ring;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,6 +25,10 @@ use uuid::Uuid;
 
 pub use self::members::{Member, Members, Weight, Zone};
 pub use self::placement::{Epoch, Placement, Topology};
+pub use self::state::{
+    Change, ClusterState, Life, NODES_MAX, Newcomer, Node, Refused, ReplicaNumber, Replicas,
+    Settings, Shard,
+};
 use crate::util::coding::put_slice;
 
 /// The name of a node (`kvstore.node.id`). Where it is reached is known elsewhere.
@@ -53,12 +57,12 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// A cluster that exists: all its members have met.
+/// A cluster that exists: all its founders have met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Formed {
     /// Tells it from every other one.
     pub cluster: Uuid,
-    /// Its members with the data directories that they had when it was formed.
+    /// Its members with their data directories, as far as is known.
     pub members: BTreeMap<NodeName, Incarnation>,
 }
 
@@ -84,14 +88,11 @@ impl Formed {
         let (head, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
         Self { cluster: uuid::Builder::from_custom_bytes(*head).into_uuid(), members }
     }
-}
 
-/// The replicas that every group of a cluster with `members` begins with: numbers from 1, in the order of the names.
-pub fn first_replicas<'a>(
-    members: impl IntoIterator<Item = &'a NodeName>,
-) -> BTreeMap<u64, NodeName> {
-    let names: BTreeSet<&NodeName> = members.into_iter().collect();
-    (1..).zip(names.into_iter().cloned()).collect()
+    /// Whether its members are those that founded it: then nobody has joined or left yet, as far as this says.
+    pub fn is_by_founders(&self, shards: u32) -> bool {
+        Self::new(self.members.clone(), shards).cluster == self.cluster
+    }
 }
 
 /// `n1, n2 and n3`, for sentences.
@@ -127,14 +128,6 @@ mod tests {
         ] {
             assert_ne!(Formed::new(other.clone(), shards).cluster, formed.cluster, "{other:?}");
         }
-    }
-
-    #[test]
-    fn replicas_are_numbered_in_the_order_of_names() {
-        let names: Vec<NodeName> = ["n2", "n10", "n1"].into_iter().map(NodeName::from).collect();
-        let replicas = first_replicas(&names);
-        let expected = [(1, "n1".into()), (2, "n10".into()), (3, "n2".into())];
-        assert_eq!(replicas, BTreeMap::from(expected));
     }
 
     #[test]

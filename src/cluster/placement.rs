@@ -41,7 +41,7 @@
 //! nodes for a replica are at their bound, the shortest `chain` of replicas that make room for each other is an augmenting path of a flow: as
 //! the shares themselves are a flow within all limits, there always is one.
 //!
-//! Called by nothing yet: this is what the meta group is to store.
+//! Called by `state`, which is what the meta group stores.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -3,11 +3,13 @@
 
 mod blocking;
 mod commits;
+mod controller;
 mod encoding;
 mod files;
 mod group;
 pub mod log;
 pub mod message;
+mod meta;
 mod network;
 mod node;
 mod pace;
@@ -16,6 +18,7 @@ mod place;
 mod planted;
 mod proposals;
 mod reads;
+mod replicas;
 mod room;
 #[cfg(test)]
 mod sim;
@@ -24,7 +27,8 @@ pub mod transport;
 pub mod types;
 
 pub use self::group::{Group, Settings, Status};
-pub use self::node::{Inbound, LogLimits, Members, Node};
+pub use self::meta::Meta;
+pub use self::node::{Inbound, LogLimits, Node, Origin, Parts};
 pub use self::place::Place;
 pub use self::proposals::Budget;
 pub use self::room::Room;

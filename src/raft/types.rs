@@ -27,9 +27,17 @@ use crate::command::{Outcome, Proposal};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
+impl GroupId {
+    /// The group that holds what the cluster has agreed on (`cluster/state.rs`).
+    pub const META: Self = Self(u32::MAX);
+}
+
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "group {}", self.0)
+        match *self {
+            Self::META => f.write_str("the meta group"),
+            Self(number) => write!(f, "group {number}"),
+        }
     }
 }
 
@@ -165,6 +173,11 @@ impl TryRng for Random {
         with_random(|random| random.fill_bytes(bytes));
         Ok(())
     }
+}
+
+/// A name that nobody else gives: 128 random bits.
+pub fn random_id() -> String {
+    with_random(|random| format!("{:016x}{:016x}", random.next_u64(), random.next_u64()))
 }
 
 fn with_random<T>(draw: impl FnOnce(&mut dyn RngCore) -> T) -> T {

@@ -21,10 +21,11 @@
 //! One that proposes, one that confirms reads, one that gives signs of life, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
 
 mod inbound;
+mod membership;
 mod settings;
 mod writes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+pub(super) use self::membership::{Goal, Step};
 pub use self::settings::Settings;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
@@ -434,6 +436,19 @@ impl Group {
         }
     }
 
+    /// The replicas that answered this leader's signs of life within `within`, itself among them; none when it does not lead.
+    pub fn answering(&self, within: Duration) -> BTreeSet<ReplicaId> {
+        if !self.is_leader() {
+            return BTreeSet::new();
+        }
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.iter().flatten().filter_map(|(replica, at)| {
+            at.as_ref().is_some_and(|at| at.elapsed() <= within).then_some(*replica)
+        });
+        heard.chain([self.replica]).collect()
+    }
+
     /// openraft's own view, for simulations.
     #[cfg(test)]
     pub(super) fn metrics(&self) -> openraft::RaftMetrics<TypeConfig> {
@@ -493,6 +508,12 @@ impl Group {
         }
         let applied = self.raft.watch_apply_progress().wait_until_ge(&index).await;
         applied.map(drop).map_err(|_| self.failed(&"it stopped"))
+    }
+
+    /// Returns when more than `seen` is applied, or `at_most` so long has passed.
+    pub(super) async fn applied_beyond(&self, seen: Option<LogId>, at_most: Duration) {
+        let mut progress = self.raft.watch_apply_progress();
+        let _ = timeout(at_most, progress.wait_until(|applied| *applied > seen)).await;
     }
 
     /// Has a leader give signs of life, and fall silent when a quorum has not answered for the length of its lease. It may be that it is heard and hears

@@ -42,7 +42,7 @@ pub(super) async fn tick(cluster: &Cluster, group: GroupId) {
     else {
         return;
     };
-    if running.group(group).clock_is_due() {
+    if running.group(group).is_some_and(|group| group.clock_is_due()) {
         // Without a quorum it is tried again.
         let _ = cluster.propose(node, group, Change::Tick, None, Duration::from_secs(1)).await;
     }
@@ -90,7 +90,8 @@ impl Cluster {
         let deadline = Instant::now() + limit;
         let running = self.reach(node)?;
         let request_id = request_id.and_then(RequestId::new);
-        let mut ticket = running.group(group).propose(Command { change, request_id })?;
+        let mut ticket =
+            running.group(group).ok_or_else(down)?.propose(Command { change, request_id })?;
         tokio::select! {
             biased;
             () = running.crashed.cancelled() => {
@@ -111,7 +112,7 @@ impl Cluster {
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
         let running = self.reach(node)?;
-        let replica = running.group(group);
+        let replica = running.group(group).ok_or_else(down)?;
         let late = || Error::new(Reason::DeadlineExceeded, "the read did not end in time");
         tokio::select! {
             biased;

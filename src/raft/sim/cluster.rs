@@ -14,17 +14,19 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::network::{NodeIndex, SimNetwork, SimTransport};
+use crate::cluster::{ClusterState, Newcomer, Settings as ClusterSettings, Weight};
 use crate::error::Result;
 use crate::raft::files::remove_files;
 use crate::raft::group::{Group, Settings};
 use crate::raft::log::{LogOptions, LogStore};
-use crate::raft::node::{Inbound, LogLimits, Members, Node};
+use crate::raft::node::{Inbound, LogLimits, Node, Origin, Parts};
 use crate::raft::place::Place;
 use crate::raft::proposals::Budget;
 use crate::raft::room::Room;
 use crate::raft::types::{GroupId, NodeName};
 use crate::storage::Environment;
 use crate::storage::lsm::{LsmEnvironment, LsmOptions};
+use crate::types::ShardId;
 use crate::util::fs::FileSystem as _;
 use crate::util::fs::sim::SimFileSystem;
 use crate::util::time::{Clock, Timestamp};
@@ -86,8 +88,14 @@ pub(super) struct Incarnation {
 }
 
 impl Incarnation {
-    pub(super) fn group(&self, id: GroupId) -> &Arc<Group> {
-        self.node.group(id).expect("all groups are on all nodes")
+    /// The replica of a group that the node has.
+    pub(super) fn replica(&self, id: GroupId) -> Arc<Group> {
+        self.group(id).expect("the node has a replica of it")
+    }
+
+    /// The replica of a group, if the node has one.
+    pub(super) fn group(&self, id: GroupId) -> Option<Arc<Group>> {
+        self.node.group(id)
     }
 }
 
@@ -116,8 +124,7 @@ impl Cluster {
     /// A cluster of which no node runs.
     pub(super) fn new(shape: Shape, seed: u64) -> Arc<Self> {
         let mut random = StdRng::seed_from_u64(seed);
-        let names: Vec<_> =
-            (1..=shape.nodes).map(|number| NodeName(format!("n{number}"))).collect();
+        let names = names(&shape);
         let start = Instant::now();
         let member = |_: &NodeName| Member {
             fs: SimFileSystem::new(random.random()),
@@ -138,10 +145,18 @@ impl Cluster {
         })
     }
 
-    /// Starts all nodes.
+    /// Starts all nodes, and waits until their cluster is founded.
     pub(super) async fn start_all(&self) -> Result<()> {
         for node in 0..self.shape.nodes {
             self.start(node).await?;
+        }
+        let begun = Instant::now();
+        let is_founded = |(_, running): &(NodeIndex, Incarnation)| {
+            running.node.groups().len() == self.shape.groups as usize
+        };
+        while !self.all_running().iter().all(is_founded) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the cluster is not founded");
+            sleep(Duration::from_millis(10)).await;
         }
         Ok(())
     }
@@ -180,8 +195,8 @@ impl Cluster {
     /// The node that leads `group`, as far as one that is up knows of itself.
     pub(super) fn leader(&self, group: GroupId) -> Option<NodeIndex> {
         let leads = |(node, running): (NodeIndex, Incarnation)| {
-            let status = running.group(group).status();
-            running.group(group).is_leader().then_some((status.term, node))
+            let group = running.group(group)?;
+            group.is_leader().then(|| (group.status().term, node))
         };
         Some(self.all_running().into_iter().filter_map(leads).max()?.1)
     }
@@ -259,18 +274,18 @@ impl Cluster {
             outbox: "/node/outbox".into(),
             fs: shared,
         };
-        let members: Members = (1..).zip(self.names.iter().cloned()).collect();
         let crashed = CancellationToken::new();
-        let node = Node::start(
-            (0..self.shape.groups).map(|id| Place::new(GroupId(id))).collect(),
-            members,
-            Arc::clone(&log),
-            environment as Arc<dyn Environment>,
+        let node = Node::start(Parts {
+            places: self.groups().map(Place::new).collect(),
+            origin: self.origin(index),
+            log: Arc::clone(&log),
+            environment: environment as Arc<dyn Environment>,
             settings,
-            self.shape.limits,
-            "/node/inbox".into(),
-            crashed.clone(),
-        )
+            limits: self.shape.limits,
+            directory: "/node".into(),
+            inbox: "/node/inbox".into(),
+            stopping: crashed.clone(),
+        })
         .await?;
         node.start_tasks();
         self.network.connect(index, Arc::new(Inbound(Arc::clone(&node))), fs.clone(), number);
@@ -285,6 +300,16 @@ impl Cluster {
         let running = Incarnation { node, log, number, crashed, fs, transport };
         self.members.lock()[index].running = Some(running);
         Ok(())
+    }
+
+    /// How the node comes to the cluster: all found it.
+    fn origin(&self, index: NodeIndex) -> Origin {
+        let meta = ClusterState::first_meta_replica(&self.names, &self.names[index]);
+        Origin::Founder {
+            meta: meta.expect("it is a founder"),
+            voters: ClusterState::first_meta_voters(&self.names),
+            state: Box::new(first_state(&self.shape, &self.names)),
+        }
     }
 
     /// The node loses power now; `killed`: only its process ends.
@@ -323,6 +348,33 @@ impl Cluster {
             ending.await.expect("stopping does not panic");
         }
     }
+}
+
+/// The nodes' names, in the order in which they should lead the first group: stories begin with the first node as its leader.
+fn names(shape: &Shape) -> Vec<NodeName> {
+    let mut names: Vec<_> =
+        (1..=shape.nodes).map(|number| NodeName(format!("n{number}"))).collect();
+    let state = first_state(shape, &names);
+    let turn = |name: &NodeName| {
+        let order = state.placement.nodes(ShardId(0));
+        order.iter().position(|other| other == name).unwrap_or(order.len())
+    };
+    names.sort_by_key(turn);
+    names
+}
+
+/// What the cluster begins with.
+fn first_state(shape: &Shape, names: &[NodeName]) -> ClusterState {
+    let founder = |name: &NodeName| Newcomer {
+        name: name.clone(),
+        incarnation: crate::cluster::Incarnation(Uuid::from_u128(7)),
+        address: name.0.clone(),
+        weight: Weight::USUAL,
+        zone: None,
+    };
+    let replication_factor = u32::try_from(shape.nodes).expect("few nodes");
+    let settings = ClusterSettings { replication_factor, ..ClusterSettings::default() };
+    ClusterState::found(names.iter().map(founder).collect(), shape.groups, settings)
 }
 
 /// Removes a directory of flat directories.

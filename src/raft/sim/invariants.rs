@@ -70,7 +70,7 @@ impl Invariants {
         running: &Incarnation,
         group: GroupId,
     ) -> Result<(), String> {
-        let replica = running.group(group);
+        let Some(replica) = running.group(group) else { return Ok(()) };
         let metrics = replica.metrics();
         let fs = self.cluster.fs(node);
         if let Err(fatal) = &metrics.running_state
@@ -114,7 +114,8 @@ impl Invariants {
     pub(super) fn look_at_states(&mut self) {
         for (node, running) in self.cluster.all_running() {
             for group in self.cluster.groups() {
-                let state = running.group(group).state();
+                let Some(replica) = running.group(group) else { continue };
+                let state = replica.state();
                 let Some(applied) = state.applied() else { continue };
                 let found = state.with_engine(|engine| self.check_documents(engine));
                 let hash = found.and_then(|()| {
@@ -156,9 +157,11 @@ impl Invariants {
     pub(super) fn settled(&self) -> Result<(), String> {
         for group in self.cluster.groups() {
             let running = self.cluster.all_running();
+            let replicas: Vec<_> =
+                running.iter().filter_map(|(_, node)| node.group(group)).collect();
             let applied: Vec<_> =
-                running.iter().map(|(_, node)| node.group(group).state().applied()).collect();
-            let last = running.iter().map(|(_, node)| node.group(group).metrics().last_log_index);
+                replicas.iter().map(|replica| replica.state().applied()).collect();
+            let last = replicas.iter().map(|replica| replica.metrics().last_log_index);
             let last = last.max().flatten();
             let same = applied.iter().all(|log_id| log_id.map(|log_id| log_id.index) == last);
             if running.len() < self.cluster.shape.nodes || !same {

@@ -281,7 +281,9 @@ impl Nemesis {
         let name = self.cluster.name(to).clone();
         tokio::spawn(async move {
             // It may not be possible now.
-            let _ = running.group(group).move_leader(&name).await;
+            if let Some(group) = running.group(group) {
+                let _ = group.move_leader(&name).await;
+            }
         });
     }
 

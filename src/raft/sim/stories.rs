@@ -84,7 +84,7 @@ fn a_leader_that_is_heard_but_hears_nobody_is_replaced() {
             let cluster = led_by_first(seed).await;
             cluster.network.cut(1, 0);
             cluster.network.cut(2, 0);
-            let leads = |node: usize| cluster.running(node).expect("up").group(GROUP).is_leader();
+            let leads = |node: usize| cluster.running(node).expect("up").replica(GROUP).is_leader();
             wait("another node leads", || leads(1) || leads(2)).await;
             put(&cluster, 1, 2).await;
             cluster.end().await;
@@ -149,8 +149,8 @@ fn a_leader_hands_over_to_nodes_that_were_just_restarted() {
                 cluster.crash(node, true);
                 cluster.start(node).await.expect("a disk that works");
                 put(&cluster, 0, 2).await;
-                let last = cluster.running(0).expect("up").group(GROUP).status().last_index;
-                let status = || cluster.running(node).expect("up").group(GROUP).status();
+                let last = cluster.running(0).expect("up").replica(GROUP).status().last_index;
+                let status = || cluster.running(node).expect("up").replica(GROUP).status();
                 wait("it has caught up", || status().applied_index >= last).await;
             }
             let begun = Instant::now();
@@ -175,7 +175,7 @@ fn an_idle_group_keeps_its_time_over_a_restart_of_all() {
         let cluster = led_by_first(1).await;
         let lasting = access::put_for("lasting", 1, 3_600);
         cluster.propose(0, GROUP, lasting, None, PATIENCE).await.expect("a leader");
-        let time = || cluster.running(0).expect("up").group(GROUP).now();
+        let time = || cluster.running(0).expect("up").replica(GROUP).now();
         let stored = time();
         for _ in 0..180 {
             sleep(Duration::from_secs(1)).await;
@@ -231,7 +231,7 @@ fn stale_reads_end_where_nobody_leads() {
     simulate(1, async || {
         let cluster = led_by_first(1).await;
         let allowed =
-            |node: usize| cluster.running(node).expect("up").group(GROUP).check_stale().is_ok();
+            |node: usize| cluster.running(node).expect("up").replica(GROUP).check_stale().is_ok();
         sleep(STALE_MAX * 2).await;
         assert!((0..3).all(allowed), "all hear of a leader, the leader of a quorum");
         cluster.network.isolate(0);
@@ -263,7 +263,7 @@ async fn restart_the_follower_that_answered(seed: u64) -> (Instant, Instant) {
     while replaced_at.is_none_or(|at: Instant| at.elapsed() < ELECTION_TIMEOUT * 3) {
         assert!(Instant::now() < deadline, "seed {seed}: nobody takes over");
         // Nobody answers it, so that only a lease can be confirmed as fast.
-        let read = timeout(Duration::from_millis(1), old.group(GROUP).confirm_by_lease()).await;
+        let read = timeout(Duration::from_millis(1), old.replica(GROUP).confirm_by_lease()).await;
         if read.is_ok_and(|read| read.is_ok()) {
             last_read = Some(Instant::now());
         }
@@ -280,7 +280,7 @@ async fn restart_the_follower_that_answered(seed: u64) -> (Instant, Instant) {
 /// Whether the node leads and its first entry is applied, so that it answers clients.
 fn serves(cluster: &Cluster, node: usize) -> bool {
     let running = cluster.running(node).expect("it is up");
-    let group = running.group(GROUP);
+    let group = running.replica(GROUP);
     let term = group.metrics().current_term;
     let applied = group.state().applied();
     group.is_leader() && applied.is_some_and(|log_id| log_id.committed_leader_id().term == term)
@@ -318,7 +318,7 @@ fn writes_wait_while_leadership_is_handed_to_a_node_that_is_cut_off() {
                 let name = cluster.name(1).clone();
                 let moving = tokio::spawn(async move {
                     // Nobody takes over.
-                    let _ = old.group(GROUP).hand_over_to(&name).await;
+                    let _ = old.replica(GROUP).hand_over_to(&name).await;
                 });
                 put(&cluster, 0, 2).await;
                 moving.await.expect("no panic");
@@ -332,12 +332,12 @@ fn writes_wait_while_leadership_is_handed_to_a_node_that_is_cut_off() {
 /// that commits would be overwritten. Whether at the end everything works and the write that was acknowledged is there.
 async fn restart_the_follower_that_voted(seed: u64) -> Option<bool> {
     let cluster = led_by_first(seed).await;
-    cluster.set_sync_ms_max(1, 10_000);
+    cluster.set_sync_ms_max(1, 2_000);
     sleep(Duration::from_millis(10)).await;
     cluster.crash(0, true);
     let leads = |node: usize| {
         let running = cluster.running(node);
-        running.is_some_and(|running| running.group(GROUP).is_leader())
+        running.is_some_and(|running| running.replica(GROUP).is_leader())
     };
     let deadline = Instant::now() + PATIENCE;
     while !leads(2) {

@@ -22,7 +22,7 @@
 //! | the log makes that generation current, durably | the new state |
 //! | readers get the new engine, then the old one is removed as soon as nobody reads it | the new state; the old engine is removed at open |
 //!
-//! Engines are called `shard-N` in generation 0 and `shard-N-G` in generation G of group N.
+//! Engines are called `shard-N` in generation 0 and `shard-N-G` in generation G of group N; those of the meta group `meta` and `meta-G`.
 //!
 //! Callers: the node opens states and gives the machine to openraft; shards read; the network stages what it received.
 
@@ -34,6 +34,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -134,6 +135,23 @@ impl ReplicaState {
         Ok(())
     }
 
+    /// Removes all that there is of groups that are not in `held`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// What the environment fails with.
+    pub fn remove_others<T>(
+        environment: &dyn Environment,
+        held: &BTreeMap<GroupId, T>,
+    ) -> Result<()> {
+        for name in environment.list()? {
+            if !held.keys().any(|group| is_engine_of(*group, &name)) {
+                environment.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Which group's it is.
     pub const fn group(&self) -> GroupId {
         self.group
@@ -215,22 +233,29 @@ impl ReplicaState {
 }
 
 fn engine_name(group: GroupId, generation: u64) -> String {
+    let first = match group {
+        GroupId::META => "meta".to_owned(),
+        GroupId(number) => format!("shard-{number}"),
+    };
     match generation {
-        0 => format!("shard-{}", group.0),
-        later => format!("shard-{}-{later}", group.0),
+        0 => first,
+        later => format!("{first}-{later}"),
     }
 }
 
 /// The names of the engines of `group`, of whatever generation.
 fn engines_of(environment: &dyn Environment, group: GroupId) -> Result<Vec<String>> {
-    let first = engine_name(group, 0);
     let mut names = environment.list()?;
+    names.retain(|name| is_engine_of(group, name));
+    Ok(names)
+}
+
+fn is_engine_of(group: GroupId, name: &str) -> bool {
     let is_generation = |rest: &str| {
         rest.is_empty()
             || rest.strip_prefix('-').is_some_and(|number| number.parse::<u64>().is_ok())
     };
-    names.retain(|name| name.strip_prefix(&first).is_some_and(is_generation));
-    Ok(names)
+    name.strip_prefix(&engine_name(group, 0)).is_some_and(is_generation)
 }
 
 /// How openraft is told; the cause stays.

@@ -33,6 +33,7 @@
 //! content. Calls block.
 
 mod real;
+mod sealed;
 pub mod sim;
 
 use std::fmt;
@@ -41,6 +42,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use real::RealFileSystem;
+pub use sealed::{read_sealed, write_sealed};
 
 /// Opens, names and removes files. See the [module](self) for what survives a crash.
 ///
