@@ -351,12 +351,15 @@ impl ClusterState {
     /// When there is no such node, or it is leaving.
     pub fn restore(&mut self, name: &NodeName) -> Result<(), Refused> {
         match self.node(name)?.life {
-            Life::Leaving => refuse(format!(
-                "node {name} is being removed; wait until it has gone, and join it under a new name"
-            )),
-            Life::Member => Ok(()),
+            Life::Leaving => {
+                return refuse(format!(
+                    "node {name} is being removed; wait until it has gone, and join it under a new name"
+                ));
+            }
+            Life::Member => {}
             Life::Draining | Life::Lost => self.set_life(name, Life::Member),
         }
+        Ok(())
     }
 
     /// Has a node give its shards away.
@@ -366,12 +369,13 @@ impl ClusterState {
     /// When there is no such node, or too few are left to hold the shards.
     pub fn drain(&mut self, name: &NodeName) -> Result<(), Refused> {
         match self.node(name)?.life {
-            Life::Draining | Life::Leaving | Life::Lost => Ok(()),
+            Life::Draining | Life::Leaving | Life::Lost => {}
             Life::Member => {
                 self.check_spare(name, "drained")?;
-                self.set_life(name, Life::Draining)
+                self.set_life(name, Life::Draining);
             }
         }
+        Ok(())
     }
 
     /// Has a node give its shards away and leave.
@@ -381,13 +385,14 @@ impl ClusterState {
     /// When there is no such node, or too few are left to hold the shards.
     pub fn remove(&mut self, name: &NodeName) -> Result<(), Refused> {
         match self.node(name)?.life {
-            Life::Leaving => Ok(()),
+            Life::Leaving => {}
             Life::Draining | Life::Lost => self.set_life(name, Life::Leaving),
             Life::Member => {
                 self.check_spare(name, "removed")?;
-                self.set_life(name, Life::Leaving)
+                self.set_life(name, Life::Leaving);
             }
         }
+        Ok(())
     }
 
     /// Gives a node up of which nobody has heard for too long.
@@ -397,13 +402,14 @@ impl ClusterState {
     /// As [`Self::remove`].
     pub fn give_up(&mut self, name: &NodeName) -> Result<(), Refused> {
         match self.node(name)?.life {
-            Life::Leaving | Life::Lost => Ok(()),
+            Life::Leaving | Life::Lost => {}
             Life::Draining => self.set_life(name, Life::Lost),
             Life::Member => {
                 self.check_spare(name, "replaced")?;
-                self.set_life(name, Life::Lost)
+                self.set_life(name, Life::Lost);
             }
         }
+        Ok(())
     }
 
     /// Has `by` take the place of `name`: at once when it is a member, otherwise when it joins.
@@ -446,12 +452,11 @@ impl ClusterState {
         Ok(())
     }
 
-    fn set_life(&mut self, name: &NodeName, life: Life) -> Result<(), Refused> {
+    fn set_life(&mut self, name: &NodeName, life: Life) {
         if let Some(node) = self.members.get_mut(name) {
             node.life = life;
         }
         self.place();
-        Ok(())
     }
 
     /// Refuses when without `name` a shard could not have all its replicas.

@@ -256,7 +256,7 @@ impl Cluster {
             match node.address.parse() {
                 Ok(endpoint) => _ = addresses.insert(name.clone(), endpoint),
                 Err(why) => {
-                    tracing::warn!("node {name} cannot be reached at {}: {why}", node.address)
+                    tracing::warn!("node {name} cannot be reached at {}: {why}", node.address);
                 }
             }
         }

@@ -143,16 +143,12 @@ impl Group {
         let next = voters.iter().filter(stays).min_by_key(|replica| {
             (status.lag.get(*replica).copied().flatten().unwrap_or(u64::MAX), **replica)
         });
-        match next.and_then(|next| now.get_node(next)) {
-            Some(node) => {
-                self.hand_over_to(node).await?;
-                Ok(Step::HandedOver)
-            }
-            None => {
-                self.change(ChangeMembers::AddVoterIds(goal.voters.clone()), at).await?;
-                Ok(Step::Changed)
-            }
+        if let Some(node) = next.and_then(|next| now.get_node(next)) {
+            self.hand_over_to(node).await?;
+            return Ok(Step::HandedOver);
         }
+        self.change(ChangeMembers::AddVoterIds(goal.voters.clone()), at).await?;
+        Ok(Step::Changed)
     }
 
     /// Changes the membership if it is still the one of the entry `at`.
