@@ -5,7 +5,12 @@
 //!
 //! The first 16 bytes of SHA-256 over `kvstore cluster 1`, the number of shards (4 bytes) and, for each member in the order of their names, its name
 //! (length as a varint, bytes) and its incarnation (16 bytes), as a UUID of version 8. So it names exactly these data directories: one that
-//! was wiped belongs to no cluster any more.
+//! was wiped belongs to no cluster any more. The identity stays when members come and go.
+//!
+//! # Who knows the newest members
+//!
+//! Every change of the list of members gives it a larger number, its **revision**. A node that was away, or has just been let in by another one, may meet a node whose list is
+//! not the same; of the two, who has the larger number is right, and the other has yet to learn.
 //!
 //! Which nodes hold each shard of a cluster that grows and shrinks: `placement`, with `members` (weights, zones, shares) and `ring`. Not served yet: today every
 //! shard has a replica on every member ([`first_replicas`]).
@@ -26,6 +31,15 @@ use uuid::Uuid;
 pub use self::members::{Member, Members, Weight, Zone};
 pub use self::placement::{Epoch, Placement, Topology};
 use crate::util::coding::put_slice;
+
+/// Longest name of a node or a zone.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Whether `text` can name a node or a zone: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+pub fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
 
 /// The name of a node (`kvstore.node.id`). Where it is reached is known elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -53,12 +67,14 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// A cluster that exists: all its members have met.
+/// A cluster that exists: its founders have met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Formed {
     /// Tells it from every other one.
     pub cluster: Uuid,
-    /// Its members with the data directories that they had when it was formed.
+    /// Which list of its members this is: 0 that of its founders, more with every change.
+    pub revision: u64,
+    /// Its members with their data directories.
     pub members: BTreeMap<NodeName, Incarnation>,
 }
 
@@ -67,12 +83,14 @@ pub struct Formed {
 pub enum Standing {
     /// It waits until all of these, itself among them, have met.
     Forming(BTreeSet<NodeName>),
+    /// It asks to be let into a cluster that exists.
+    Joining,
     /// It belongs to a cluster for good.
     Formed(Formed),
 }
 
 impl Formed {
-    /// The cluster of `members` with `shards` shards.
+    /// The cluster that `members` found, with `shards` shards.
     pub fn new(members: BTreeMap<NodeName, Incarnation>, shards: u32) -> Self {
         let mut bytes = b"kvstore cluster 1".to_vec();
         bytes.extend_from_slice(&shards.to_le_bytes());
@@ -82,7 +100,8 @@ impl Formed {
         }
         let digest = Sha256::digest(&bytes);
         let (head, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
-        Self { cluster: uuid::Builder::from_custom_bytes(*head).into_uuid(), members }
+        let cluster = uuid::Builder::from_custom_bytes(*head).into_uuid();
+        Self { cluster, revision: 0, members }
     }
 }
 

@@ -81,8 +81,9 @@ impl Cluster {
         let age = config.http2.connection_age;
         let service =
             PeerService::new(Arc::clone(&local), Arc::new(RealFileSystem), age, stopping.clone());
+        let rate = config.cluster.move_rate;
         let transport =
-            Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), None));
+            Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), rate));
         let places = (0..config.hash_ring.shards).map(|_| shard::Place::default()).collect();
         Ok(Self {
             config: config.clone(),
