@@ -32,6 +32,8 @@ impl Weight {
     pub const USUAL: Self = Self(100);
     /// A node that is to hold nothing: one that is being emptied.
     pub const NONE: Self = Self(0);
+    /// The most that a node may say of itself: ten times the usual.
+    pub const MAX: Self = Self(1_000);
 }
 
 /// What fails together: a rack, a room, a data center.

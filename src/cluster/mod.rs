@@ -7,6 +7,11 @@
 //! (length as a varint, bytes) and its incarnation (16 bytes), as a UUID of version 8, of those who founded it. So it names exactly these data directories: one that
 //! was wiped belongs to no cluster any more. Who joins later takes the identity over.
 //!
+//! # Who knows the newest members
+//!
+//! Every change of the list of members gives it a larger number, its **revision**. A node that was away, or has just been let in by another one, may meet a node whose list is
+//! not the same; of the two, who has the larger number is right, and the other has yet to learn.
+//!
 //! What a cluster agrees on, and how it changes: `state`. Which nodes are to hold each shard: `placement`, with `members` (weights, zones, shares) and `ring`.
 //!
 //! Callers: `raft` (who may speak to this node, what is where), `server` (what a data directory says about itself).
@@ -30,6 +35,15 @@ pub use self::state::{
     Settings, Shard,
 };
 use crate::util::coding::put_slice;
+
+/// Longest name of a node or a zone.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Whether `text` can name a node or a zone: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
+pub fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
 
 /// The name of a node (`kvstore.node.id`). Where it is reached is known elsewhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -62,7 +76,9 @@ impl fmt::Display for Incarnation {
 pub struct Formed {
     /// Tells it from every other one.
     pub cluster: Uuid,
-    /// Its members with their data directories, as far as is known.
+    /// Which list of its members this is: 0 that of its founders, more with every change.
+    pub revision: u64,
+    /// Its members with their data directories.
     pub members: BTreeMap<NodeName, Incarnation>,
 }
 
@@ -71,12 +87,14 @@ pub struct Formed {
 pub enum Standing {
     /// It waits until all of these, itself among them, have met.
     Forming(BTreeSet<NodeName>),
+    /// It asks to be let into a cluster that exists.
+    Joining,
     /// It belongs to a cluster for good.
     Formed(Formed),
 }
 
 impl Formed {
-    /// The cluster of `members` with `shards` shards.
+    /// The cluster that `members` found, with `shards` shards.
     pub fn new(members: BTreeMap<NodeName, Incarnation>, shards: u32) -> Self {
         let mut bytes = b"kvstore cluster 1".to_vec();
         bytes.extend_from_slice(&shards.to_le_bytes());
@@ -86,12 +104,8 @@ impl Formed {
         }
         let digest = Sha256::digest(&bytes);
         let (head, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
-        Self { cluster: uuid::Builder::from_custom_bytes(*head).into_uuid(), members }
-    }
-
-    /// Whether its members are those that founded it: then nobody has joined or left yet, as far as this says.
-    pub fn is_by_founders(&self, shards: u32) -> bool {
-        Self::new(self.members.clone(), shards).cluster == self.cluster
+        let cluster = uuid::Builder::from_custom_bytes(*head).into_uuid();
+        Self { cluster, revision: 0, members }
     }
 }
 

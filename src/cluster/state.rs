@@ -55,6 +55,8 @@ pub type Replicas = BTreeMap<ReplicaNumber, NodeName>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     format: u32,
+    /// Which list of members this is: 0 that of the founders, more whenever a node has come or gone.
+    pub revision: u64,
     /// The nodes, by name.
     pub members: BTreeMap<NodeName, Node>,
     /// Where every shard is to be.
@@ -188,6 +190,7 @@ impl ClusterState {
     pub fn found(founders: Vec<Newcomer>, shards: u32, settings: Settings) -> Self {
         let mut state = Self {
             format: FORMAT,
+            revision: 0,
             members: BTreeMap::new(),
             placement: Placement {
                 epoch: Epoch(0),
@@ -336,6 +339,7 @@ impl ClusterState {
             }
             let replaced = self.replacements.remove(&newcomer.name);
             self.add(newcomer);
+            self.revision += 1;
             if let Some(old) = replaced.and_then(|old| self.members.get_mut(&old)) {
                 old.life = Life::Leaving;
             }
@@ -606,6 +610,7 @@ impl ClusterState {
             .map(|(name, _)| name.clone())
             .collect();
         for name in &gone {
+            self.revision += 1;
             self.members.remove(name);
             self.replacements.retain(|_, old| old != name);
         }

@@ -8,6 +8,7 @@
 //! is only the blank form that the table fills.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -165,6 +166,18 @@ pub struct Node {
     pub id: String,
     /// `host`: the name or address that is told to others.
     pub host: String,
+    /// `zone`: what the node fails together with; `None` when empty.
+    pub zone: Option<String>,
+    /// `weight`: how much it carries compared with others; 100 is usual.
+    pub weight: u16,
+}
+
+impl Node {
+    /// Where others reach `port` of this node, as `host:port`.
+    pub fn address(&self, port: u16) -> String {
+        let host = &self.host;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
 }
 
 /// `kvstore.storage.*`.
@@ -208,6 +221,8 @@ pub struct Raft {
     pub heartbeat_interval: Duration,
     /// `leases`: whether callers may ask for reads that trust a leader's lease (clocks must run at nearly one rate).
     pub leases: bool,
+    /// `follower-reads`: whether a replica that does not lead answers confirmed reads itself.
+    pub follower_reads: bool,
     /// `stale-max`: longest silence of a leader after which stale reads are still answered; `None` when 0.
     pub stale_max: Option<Duration>,
     /// `log-keep`: entries that stay in a shard's log behind a snapshot.
@@ -260,6 +275,10 @@ pub struct Cluster {
     pub secret_file: Option<PathBuf>,
     /// `insecure`: whether peers may do without a secret on an address that others reach.
     pub insecure: bool,
+    /// `replace-after`: how long a member may be away before others take over what it holds; `None` (never) when 0.
+    pub replace_after: Option<Duration>,
+    /// `move-rate`: bytes a second of each transfer of a snapshot's files; `None` (as fast as it goes) when 0.
+    pub move_rate: Option<NonZeroU64>,
 }
 
 impl Cluster {
@@ -278,6 +297,8 @@ impl std::fmt::Debug for Cluster {
             .field("secret", &secret)
             .field("secret_file", &self.secret_file)
             .field("insecure", &self.insecure)
+            .field("replace_after", &self.replace_after)
+            .field("move_rate", &self.move_rate)
             .finish()
     }
 }

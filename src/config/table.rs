@@ -4,12 +4,14 @@
 //! field's own type, so that a row cannot fill the wrong kind of field; [`narrow`] holds because a test stores the bounds
 //! of every row.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::keys::{Key, Kind};
 use super::settings::{Config, Engine, LogFormat, SyncMode};
 use super::value;
+use crate::cluster::{Weight, is_name};
 
 const KB: u64 = 1 << 10;
 const MB: u64 = 1 << 20;
@@ -60,7 +62,7 @@ pub static KEYS: &[Key] = &[
         "kvstore.node.id",
         "node1",
         "name of this node, unique in the cluster",
-        Kind::Text("1 to 64 characters of A-Z a-z 0-9 . _ -", value::node_name, |c, v| {
+        Kind::Text("1 to 64 characters of A-Z a-z 0-9 . _ -", is_name, |c, v| {
             c.node.id = v.into();
         }),
     )
@@ -74,6 +76,22 @@ pub static KEYS: &[Key] = &[
         }),
     )
     .alias("NODE_HOST"),
+    key(
+        "kvstore.node.zone",
+        "",
+        "what this node fails together with, as a rack or room; copies of a shard go to different ones; alone when empty",
+        Kind::Text(
+            "1 to 64 characters of A-Z a-z 0-9 . _ -, or nothing",
+            |v| v.is_empty() || is_name(v),
+            |c, v| c.node.zone = some(v).then(|| v.into()),
+        ),
+    ),
+    key(
+        "kvstore.node.weight",
+        "100",
+        "how much this node carries compared with others: one with 200 carries twice",
+        Kind::Count(1, Weight::MAX.0 as u64, |c, v| c.node.weight = narrow(v)),
+    ),
     key(
         "kvstore.storage.engine",
         ENGINE_DEFAULT.as_str(),
@@ -157,6 +175,12 @@ pub static KEYS: &[Key] = &[
         "false",
         "allow reads that trust the leader's lease and so the clocks",
         Kind::Switch(|c, v| c.raft.leases = v),
+    ),
+    key(
+        "kvstore.raft.follower-reads",
+        "true",
+        "answer confirmed reads on replicas that do not lead, too; false passes them on to the leader",
+        Kind::Switch(|c, v| c.raft.follower_reads = v),
     ),
     key(
         "kvstore.raft.stale-max",
@@ -250,6 +274,18 @@ pub static KEYS: &[Key] = &[
         "false",
         "let peers do without a secret on an address that is not loopback",
         Kind::Switch(|c, v| c.cluster.insecure = v),
+    ),
+    key(
+        "kvstore.cluster.replace-after",
+        "30m",
+        "time that a node may be away before others take over what it holds; 0 never",
+        Kind::Duration(0, 365 * DAY, |c, v| c.cluster.replace_after = above_zero(v)),
+    ),
+    key(
+        "kvstore.cluster.move-rate",
+        "64MB",
+        "bytes a second of each copy of a shard that is sent to another node; 0 as fast as it goes",
+        Kind::Size(0, TB, |c, v| c.cluster.move_rate = NonZeroU64::new(v)),
     ),
     key(
         "kvstore.limits.key-size",

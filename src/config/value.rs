@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::settings::Member;
+use crate::cluster::is_name;
 
 /// Units of sizes, the longest first so that `KB` is not read as `B`.
 const SIZES: [(&str, u64); 9] = [
@@ -74,12 +75,6 @@ pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
-/// A name of a node: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
-pub(super) fn node_name(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
 /// A host name or address without port, as others shall use it: an IPv6 address stands without brackets.
 pub(super) fn host(text: &str) -> bool {
     let name = |text: &str| {
@@ -103,7 +98,7 @@ pub(super) fn endpoint(text: &str) -> bool {
 pub(super) fn member(text: &str) -> Option<Member> {
     let (node, address) = text.split_once('=')?;
     let (node, address) = (node.trim(), address.trim());
-    (node_name(node) && endpoint(address))
+    (is_name(node) && endpoint(address))
         .then(|| Member { node: node.to_owned(), address: address.to_owned() })
 }
 

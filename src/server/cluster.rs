@@ -85,8 +85,9 @@ impl Cluster {
         let age = config.http2.connection_age;
         let service =
             PeerService::new(Arc::clone(&local), Arc::new(RealFileSystem), age, stopping.clone());
+        let rate = config.cluster.move_rate;
         let transport =
-            Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), None));
+            Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), rate));
         let places = (0..config.hash_ring.shards).map(|id| Place::new(GroupId(id))).collect();
         Ok(Self {
             config: config.clone(),
@@ -196,7 +197,7 @@ impl Cluster {
         let own = NodeName(self.config.node.id.clone());
         let founders = formed.members.keys();
         let meta = ClusterState::first_meta_replica(founders.clone(), &own);
-        match meta.filter(|_| formed.is_by_founders(self.config.hash_ring.shards)) {
+        match meta.filter(|_| formed.revision == 0) {
             Some(meta) => Origin::Founder {
                 meta,
                 voters: ClusterState::first_meta_voters(founders),
@@ -249,6 +250,7 @@ impl Cluster {
         let members = state.members.iter();
         let formed = Formed {
             cluster,
+            revision: state.revision,
             members: members.map(|(name, node)| (name.clone(), node.incarnation)).collect(),
         };
         let mut addresses = Addresses::new();

@@ -1,15 +1,17 @@
 //! From a data directory and the configuration to a member of a cluster.
 //!
 //! Order: the data directory is opened ([`DataDirectory`]), [`local`] makes of it what peers see of this node, its service is on the gRPC port, [`form`] waits until
-//! the cluster is formed and makes that durable. Only then may Raft groups be opened: a vote must not be given by a directory that its cluster does not know.
+//! the cluster is formed, or [`join`] until a cluster that exists has taken this node in, and makes that durable. Only then may Raft groups be opened: a vote must not be given by
+//! a directory that its cluster does not know.
 
 use std::sync::Arc;
 
 use super::Error;
 use super::identity::{DataDirectory, Identity, Place};
-use crate::cluster::{Formed, NodeName, Standing};
+use crate::cluster::{Formed, NodeName};
 use crate::config::Config;
-use crate::raft::peers::{self, Addresses, Local, Secret, Who};
+use crate::net::Endpoint;
+use crate::raft::peers::{self, About, Addresses, Joined, Local, Secret, Who};
 use crate::util::fs::RealFileSystem;
 
 /// What peers see of the node of this directory; `None` for a node by itself.
@@ -21,9 +23,7 @@ pub(super) fn local(identity: &Identity, config: &Config) -> Result<Option<Arc<L
     let Place::Member(standing) = &identity.place else { return Ok(None) };
     let mut addresses = Addresses::new();
     for member in &config.cluster.members {
-        let endpoint = member.address.parse().map_err(|why| {
-            Error::Unsupported(format!("kvstore.cluster.members: {}: {why}", member.address))
-        })?;
+        let endpoint = endpoint("kvstore.cluster.members", &member.address)?;
         addresses.insert(NodeName(member.node.clone()), endpoint);
     }
     let who = Who {
@@ -42,21 +42,61 @@ pub(super) fn local(identity: &Identity, config: &Config) -> Result<Option<Arc<L
 ///
 /// [`Error::Foreign`], with what another node said, when this one cannot become a member as it is set up: it has to end with that. Or the disk's.
 pub(super) async fn form(
-    mut data: DataDirectory,
+    data: DataDirectory,
     local: &Local,
 ) -> Result<(DataDirectory, Formed), Error> {
     let formed = peers::form(local).await.map_err(|refusal| Error::Foreign(refusal.message))?;
-    let durable = formed.clone();
-    let data = tokio::task::spawn_blocking(move || {
-        if data.identity.place != Place::Member(Standing::Formed(durable.clone())) {
-            data.set_formed(&RealFileSystem, durable)?;
-        }
-        Ok::<_, Error>(data)
-    })
-    .await
-    .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
+    let data = make_durable(data, &formed).await?;
     local.set_formed(formed.clone());
     Ok((data, formed))
+}
+
+/// Waits until a cluster that exists has the node of `data`, which is `about`, among its members, and lets peers know once that is durable. It asks the members that `local` knows, then
+/// `seeds`. A node that is a member already is told again what it was told when it became one, after which the others reach it where `about` says.
+///
+/// # Errors
+///
+/// As [`form`]'s.
+pub(super) async fn join(
+    data: DataDirectory,
+    local: &Local,
+    seeds: &[Endpoint],
+    about: &About,
+) -> Result<(DataDirectory, Joined), Error> {
+    let joined = peers::join(local, seeds, about).await;
+    let joined = joined.map_err(|refusal| Error::Foreign(refusal.message))?;
+    let data = make_durable(data, &joined.formed).await?;
+    local.set_formed(joined.formed.clone());
+    local.set_addresses(joined.addresses.clone());
+    Ok((data, joined))
+}
+
+/// Where `kvstore.cluster.join` says that members are.
+///
+/// # Errors
+///
+/// When an address in the configuration is none.
+pub(super) fn seeds(config: &Config) -> Result<Vec<Endpoint>, Error> {
+    let join = &config.cluster.join;
+    join.iter().map(|address| endpoint("kvstore.cluster.join", address)).collect()
+}
+
+/// What this node tells others of itself; its gRPC port is `port`.
+pub(super) fn about(config: &Config, port: u16) -> About {
+    let node = &config.node;
+    About { address: node.address(port), weight: node.weight, zone: node.zone.clone() }
+}
+
+fn endpoint(key: &str, address: &str) -> Result<Endpoint, Error> {
+    let unfit = |why| Error::Unsupported(format!("{key}: {address}: {why}"));
+    address.parse().map_err(unfit)
+}
+
+async fn make_durable(mut data: DataDirectory, formed: &Formed) -> Result<DataDirectory, Error> {
+    let formed = formed.clone();
+    tokio::task::spawn_blocking(move || data.set_formed(&RealFileSystem, formed).map(|()| data))
+        .await
+        .unwrap_or_else(|error| Err(Error::Storage(error.to_string())))
 }
 
 #[cfg(test)]

@@ -4,8 +4,11 @@
 //! were spread over, and whose it is: that of a node by itself, or of a member of one cluster. A start that asks for something else is refused and changes
 //! nothing. Addresses are no part of it: they may change with every start.
 //!
-//! A member's directory is *forming* from its first use until its cluster is formed (`raft/peers/form`), and *formed* for good from then on. A directory that was wiped
-//! and filled again has another incarnation, by which its cluster knows it.
+//! A member's directory is *forming* from its first use until its cluster is formed (`raft/peers/form`), or *joining* until a cluster has taken it in (`raft/peers/join`), and
+//! *formed* for good from then on. A directory that was wiped and filled again has another incarnation, by which its cluster knows it.
+//!
+//! Members come and go: `kvstore.cluster.members` and `kvstore.cluster.join` of a formed directory only say where to find some of them. It is forming that needs the same list at
+//! every start, because nobody else has it.
 //!
 //! While a node runs it holds the directory's lock, from before anything is written: a second process on it is refused.
 //!
@@ -15,13 +18,16 @@
 //!
 //! | key | what |
 //! |---|---|
-//! | `magic`, `version` | `kvstore-data`, 2; version 1, which knows only nodes by themselves, is read as well |
+//! | `magic`, `version` | `kvstore-data`, 3; version 1, which knows only nodes by themselves, and version 2, which knows only founders, are read as well |
 //! | `incarnation`, `node`, `engine`, `shards` | of the directory, as when it was made |
-//! | `cluster` | of a node by itself: its own; of a formed member: the cluster's; absent while it is forming |
+//! | `cluster` | of a node by itself: its own; of a formed member: the cluster's; absent while it is forming or joining |
 //! | `forming` | names of the members that are to form the cluster; only while it is forming |
-//! | `members` | the cluster's members, name to incarnation; only when it is formed |
+//! | `joining` | `true`; only while it is joining |
+//! | `members` | the cluster's members as this node last knew them, name to incarnation; only when it is formed |
+//! | `revision` | which list of members that is; absent for that of the founders |
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +42,7 @@ use crate::util::fs::{DirLock, FileSystem, LOCK_FILE, read_file, replace_file};
 const FILE: &str = "identity.json";
 const FILE_BYTES_MAX: u64 = 256 << 10;
 const MAGIC: &str = "kvstore-data";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Oldest version that is read.
 const VERSION_MIN: u32 = 1;
 
@@ -74,18 +80,24 @@ struct Record {
     shards: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     forming: Option<BTreeSet<NodeName>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    joining: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     members: Option<BTreeMap<NodeName, Incarnation>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
 }
 
 impl Record {
     /// `None` when the parts do not fit together.
     fn into_identity(self) -> Option<Identity> {
-        let place = match (self.cluster, self.forming, self.members) {
-            (Some(cluster), None, None) => Place::Alone(cluster),
-            (None, Some(names), None) => Place::Member(Standing::Forming(names)),
-            (Some(cluster), None, Some(members)) => {
-                Place::Member(Standing::Formed(Formed { cluster, members }))
+        let place = match (self.cluster, self.forming, self.joining, self.members, self.revision) {
+            (Some(cluster), None, false, None, None) => Place::Alone(cluster),
+            (None, Some(names), false, None, None) => Place::Member(Standing::Forming(names)),
+            (None, None, true, None, None) => Place::Member(Standing::Joining),
+            (Some(cluster), None, false, Some(members), revision) => {
+                let revision = revision.unwrap_or_default();
+                Place::Member(Standing::Formed(Formed { cluster, revision, members }))
             }
             _ => return None,
         };
@@ -94,16 +106,31 @@ impl Record {
     }
 
     fn of(identity: &Identity) -> Self {
-        let (cluster, forming, members) = match identity.place.clone() {
-            Place::Alone(cluster) => (Some(cluster), None, None),
-            Place::Member(Standing::Forming(names)) => (None, Some(names), None),
-            Place::Member(Standing::Formed(Formed { cluster, members })) => {
-                (Some(cluster), None, Some(members))
-            }
+        let Identity { incarnation, node, engine, shards, place } = identity.clone();
+        let mut record = Self {
+            magic: MAGIC.to_owned(),
+            version: VERSION,
+            cluster: None,
+            incarnation,
+            node,
+            engine,
+            shards,
+            forming: None,
+            joining: false,
+            members: None,
+            revision: None,
         };
-        let Identity { incarnation, node, engine, shards, .. } = identity.clone();
-        let (magic, version) = (MAGIC.to_owned(), VERSION);
-        Self { magic, version, cluster, incarnation, node, engine, shards, forming, members }
+        match place {
+            Place::Alone(cluster) => record.cluster = Some(cluster),
+            Place::Member(Standing::Forming(names)) => record.forming = Some(names),
+            Place::Member(Standing::Joining) => record.joining = true,
+            Place::Member(Standing::Formed(Formed { cluster, revision, members })) => {
+                record.cluster = Some(cluster);
+                record.members = Some(members);
+                record.revision = (revision > 0).then_some(revision);
+            }
+        }
+        record
     }
 }
 
@@ -144,9 +171,13 @@ impl DataDirectory {
         Ok(Self { identity, path: path.clone(), _lock: lock })
     }
 
-    /// Makes durable that the cluster is formed: from here on the directory belongs to it.
+    /// Makes durable which cluster the directory belongs to, and its members. Once it belongs to one it is for good; members may change at any time. Costs nothing when
+    /// nothing has changed, else a small file that is replaced.
     pub(super) fn set_formed(&mut self, fs: &dyn FileSystem, formed: Formed) -> Result<(), Error> {
         let place = Place::Member(Standing::Formed(formed));
+        if place == self.identity.place {
+            return Ok(());
+        }
         let identity = Identity { place, ..self.identity.clone() };
         identity.write(fs, &self.path)?;
         self.identity = identity;
@@ -161,17 +192,19 @@ impl Identity {
         directory: &Path,
         config: &Config,
     ) -> Result<Self, Error> {
-        let names = member_names(config);
+        let place = if !config.cluster.join.is_empty() {
+            Place::Member(Standing::Joining)
+        } else if !config.cluster.members.is_empty() {
+            Place::Member(Standing::Forming(member_names(config)))
+        } else {
+            Place::Alone(Uuid::new_v4())
+        };
         let identity = Self {
             incarnation: Incarnation(Uuid::new_v4()),
             node: config.node.id.clone(),
             engine: config.storage.engine.as_str().to_owned(),
             shards: config.hash_ring.shards,
-            place: if names.is_empty() {
-                Place::Alone(Uuid::new_v4())
-            } else {
-                Place::Member(Standing::Forming(names))
-            },
+            place,
         };
         identity.write(fs, directory)?;
         Ok(identity)
@@ -195,33 +228,50 @@ impl Identity {
                 )));
             }
         }
-        let asked = member_names(config);
+        self.check_place(&directory, config)
+    }
+
+    /// Refuses a configuration that wants another place for the node of this directory than it has.
+    fn check_place(&self, directory: &dyn fmt::Display, config: &Config) -> Result<(), Error> {
+        let cluster = &config.cluster;
         let refuse =
-            |is: String, todo: &str| Err(Error::Foreign(format!("{directory} {is}; {todo}")));
+            |is: &str, todo: &str| Err(Error::Foreign(format!("{directory} {is}; {todo}")));
+        let nothing_yet = "or empty the directory: nothing is stored in it yet";
         match &self.place {
-            Place::Alone(_) if asked.is_empty() => Ok(()),
-            Place::Alone(_) => refuse(
-                "holds the data of a node by itself, which kvstore.cluster.members cannot make part of a cluster".to_owned(),
-                "unset kvstore.cluster.members, or set another kvstore.storage.data-dir",
-            ),
-            Place::Member(Standing::Forming(names)) if *names == asked => Ok(()),
-            Place::Member(Standing::Forming(names)) => refuse(
-                format!(
+            Place::Alone(_) if cluster.is_set() => {
+                let key = if cluster.join.is_empty() {
+                    "kvstore.cluster.members"
+                } else {
+                    "kvstore.cluster.join"
+                };
+                refuse(
+                    &format!(
+                        "holds the data of a node by itself, which {key} cannot make part of a cluster"
+                    ),
+                    &format!("unset {key}, or set another kvstore.storage.data-dir"),
+                )
+            }
+            Place::Member(Standing::Forming(names)) if *names != member_names(config) => refuse(
+                &format!(
                     "began to form a cluster of {}, kvstore.cluster.members says {}",
                     list(names),
-                    said(&asked)
+                    said(&member_names(config))
                 ),
-                "name the former again, or empty the directory: nothing is stored in it yet",
+                &format!("name the former again, {nothing_yet}"),
             ),
-            Place::Member(Standing::Formed(formed)) if formed.members.keys().eq(&asked) => Ok(()),
-            Place::Member(Standing::Formed(formed)) => refuse(
-                format!(
-                    "belongs to a cluster of {}, kvstore.cluster.members says {}",
-                    list(formed.members.keys()),
-                    said(&asked)
+            Place::Member(Standing::Joining) if cluster.join.is_empty() => refuse(
+                "is that of a node which is about to join a cluster, kvstore.cluster.join says nothing",
+                &format!("set kvstore.cluster.join to addresses of its members, {nothing_yet}"),
+            ),
+            // What else depends on these keys holds for a member as well.
+            Place::Member(Standing::Formed(formed)) if !cluster.is_set() => refuse(
+                &format!(
+                    "belongs to a cluster of {}, the configuration names none of them",
+                    list(formed.members.keys())
                 ),
-                "name the same nodes (their addresses may change), or set another kvstore.storage.data-dir",
+                "set kvstore.cluster.join to addresses of some, or set another kvstore.storage.data-dir",
             ),
+            _ => Ok(()),
         }
     }
 

@@ -145,7 +145,7 @@ impl Server {
         );
         let grpc_port = grpc.as_ref().map_or(http.address.port(), |grpc| grpc.address.port());
         let operations = Operations {
-            address: format!("{}:{grpc_port}", config.node.host),
+            address: config.node.address(grpc_port),
             health: Arc::clone(&health),
             config: settings(loaded),
             backups: config.backup.dir.clone(),

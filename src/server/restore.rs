@@ -20,7 +20,7 @@ pub fn restore(path: &Path, config: &Config) -> Result<Manifest, Error> {
     let manifest = backup::verify(path).map_err(|error| Error::Foreign(error.to_string()))?;
     let directory = &config.storage.data_dir;
     if config.cluster.is_set() {
-        let message = "a backup is restored into a node by itself; unset kvstore.cluster.members";
+        let message = "a backup is restored into a node by itself; unset kvstore.cluster.members and kvstore.cluster.join";
         return Err(Error::Unsupported(message.to_owned()));
     }
     if Engine::from_word(&manifest.engine) != Some(config.storage.engine) {

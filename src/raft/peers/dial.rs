@@ -68,10 +68,10 @@ impl From<Status> for DialError {
     }
 }
 
-/// Connects to `node` at `endpoint`; both prove who they are.
+/// Connects to `node`, or whichever it is, at `endpoint`; both prove who they are.
 pub(super) async fn dial(
     local: &Local,
-    node: &NodeName,
+    node: Option<&NodeName>,
     endpoint: &Endpoint,
 ) -> Result<Dialled, DialError> {
     within(async {
@@ -97,7 +97,7 @@ pub(super) async fn within<T>(
 
 async fn handshake(
     local: &Local,
-    node: &NodeName,
+    node: Option<&NodeName>,
     mut client: RaftServiceClient<Channel>,
 ) -> Result<Peer, DialError> {
     let standing = local.standing();
@@ -127,9 +127,9 @@ async fn next(
 }
 
 impl Dialled {
-    /// A request that opens the stream which the handshake allowed.
-    pub(super) fn request<T>(&self, stream: T) -> Request<T> {
-        let mut request = Request::new(stream);
+    /// A request that opens the stream, or makes the call, which the handshake allowed.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         let token = MetadataValue::from_bytes(&self.peer.token);
         request.metadata_mut().insert_bin(TOKEN_HEADER, token);
         request

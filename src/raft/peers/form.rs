@@ -17,7 +17,7 @@ use futures::future::join_all;
 use tokio::time::sleep;
 
 use super::dial::{DialError, dial};
-use super::handshake::{Peer, check_member};
+use super::handshake::{Claim, Peer, check};
 use super::local::Local;
 use super::refusal::{Reason, Refusal};
 use crate::cluster::{Formed, NodeName, Standing};
@@ -34,6 +34,10 @@ pub async fn form(local: &Local) -> Result<Formed, Refusal> {
     let members = match local.standing() {
         Standing::Forming(members) => members,
         Standing::Formed(formed) => return Ok(formed),
+        Standing::Joining => {
+            let message = format!("node {} joins a cluster and founds none", local.who.node);
+            return Err(Refusal::new(Reason::NotReady, message));
+        }
     };
     let mut told = String::new();
     loop {
@@ -57,7 +61,7 @@ async fn meet(local: &Local, members: &BTreeSet<NodeName>) -> Round {
     let others = members.iter().filter(|member| **member != local.who.node);
     join_all(others.map(async |node| {
         let answer = match local.address(node) {
-            Some(endpoint) => dial(local, node, &endpoint).await.map(|dialled| dialled.peer),
+            Some(endpoint) => dial(local, Some(node), &endpoint).await.map(|dialled| dialled.peer),
             None => Err(DialError::Unreachable("its address is not known".to_owned())),
         };
         (node.clone(), answer)
@@ -85,7 +89,7 @@ fn conclude(
                 met.insert(node.clone(), *incarnation);
             }
             Ok(Peer { formed: Some(formed), .. }) => {
-                check_member(&formed.members, &local.who.node, local.who.incarnation)?;
+                check(formed, &local.who.node, local.who.incarnation, Claim::Founder)?;
                 if let Some((other, first)) = found
                     && first.cluster != formed.cluster
                 {

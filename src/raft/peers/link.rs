@@ -447,7 +447,7 @@ async fn connect(
     shared: &Arc<Shared>,
     endpoint: &Endpoint,
 ) -> Result<Streaming<ExchangeResponse>, DialError> {
-    let dialled = dial(&shared.local, &shared.node, endpoint).await?;
+    let dialled = dial(&shared.local, Some(&shared.node), endpoint).await?;
     let outgoing = Outgoing {
         shared: Arc::clone(shared),
         stream: shared.state.lock().streams,

@@ -9,6 +9,8 @@
 //! | `sessions`, `exchange`, `service` | the side that is called: [`PeerService`] |
 //! | `files/` | files from one node to another |
 //! | `form` | how the members of a cluster that is to be meet: [`form()`] |
+//! | `join` | how a node becomes a member of a cluster that exists: [`join()`] |
+//! | `admit` | the side that is asked for that: [`Admits`] |
 //! | `batch` | frames that travel together |
 //!
 //! # A stream, step by step
@@ -19,15 +21,18 @@
 //!
 //! # Wiring
 //!
-//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then [`form()`], if the cluster
-//! is not formed yet, and its result on disk; then [`Local::set_formed`], the groups with a [`GrpcTransport`], and [`PeerService::receive_with`].
+//! [`Local`] first, from the data directory's identity and the configuration; [`PeerService`] on the gRPC port; then [`form()`] or [`join()`], if the node
+//! belongs to no cluster yet, and the result on disk; then [`Local::set_formed`], the groups with a [`GrpcTransport`], [`PeerService::receive_with`] and
+//! [`PeerService::admit_with`]. Whenever the list of members changes: disk, then [`Local::set_formed`] and [`Local::set_addresses`].
 
+mod admit;
 mod batch;
 mod dial;
 mod exchange;
 mod files;
 mod form;
 mod handshake;
+mod join;
 mod link;
 mod local;
 mod refusal;
@@ -35,8 +40,10 @@ mod service;
 mod sessions;
 mod transport;
 
+pub use self::admit::{Admits, Admitted, Candidate};
 pub use self::form::form;
 pub use self::handshake::{Secret, Who};
+pub use self::join::{About, Joined, join};
 pub use self::local::{Addresses, Local};
 pub use self::refusal::{Reason, Refusal};
 pub use self::service::{PeerServer, PeerService};

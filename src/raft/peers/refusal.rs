@@ -27,6 +27,10 @@ pub enum Reason {
     AnotherIncarnation,
     /// Nodes that want to form a cluster disagree about what it is.
     MembersDiffer,
+    /// A node wants to join a cluster that has another number of shards.
+    ShardsDiffer,
+    /// The cluster does not take the node as a member, as it is or as it says of itself.
+    NotAdmitted,
     /// The cluster of the node that was called is not formed yet, or it is starting or stopping.
     NotReady,
     /// A stream without a token that was given out for it.
@@ -40,7 +44,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Malformed,
         Self::SecretsDiffer,
         Self::AnotherNode,
@@ -48,6 +52,8 @@ impl Reason {
         Self::NotAMember,
         Self::AnotherIncarnation,
         Self::MembersDiffer,
+        Self::ShardsDiffer,
+        Self::NotAdmitted,
         Self::NotReady,
         Self::NoSession,
         Self::Busy,
@@ -64,6 +70,8 @@ impl Reason {
             Self::NotAMember => "PEER_NOT_A_MEMBER",
             Self::AnotherIncarnation => "PEER_ANOTHER_INCARNATION",
             Self::MembersDiffer => "PEER_MEMBERS_DIFFER",
+            Self::ShardsDiffer => "PEER_SHARDS_DIFFER",
+            Self::NotAdmitted => "PEER_NOT_ADMITTED",
             Self::NotReady => "PEER_NOT_READY",
             Self::NoSession => "PEER_NO_SESSION",
             Self::Busy => "PEER_BUSY",
@@ -79,7 +87,9 @@ impl Reason {
             Self::AnotherCluster | Self::NotAMember | Self::AnotherIncarnation => {
                 Code::PermissionDenied
             }
-            Self::AnotherNode | Self::MembersDiffer => Code::FailedPrecondition,
+            Self::AnotherNode | Self::MembersDiffer | Self::ShardsDiffer | Self::NotAdmitted => {
+                Code::FailedPrecondition
+            }
             Self::NotReady => Code::Unavailable,
             Self::Busy => Code::ResourceExhausted,
             Self::BadFile => Code::DataLoss,
@@ -87,7 +97,7 @@ impl Reason {
         }
     }
 
-    /// Whether a node that is told so while it forms its cluster has to be set up in another way: to ask again would not help.
+    /// Whether a node that is told so while it forms or joins its cluster has to be set up in another way: to ask again would not help.
     pub(super) const fn is_final(self) -> bool {
         matches!(
             self,
@@ -95,6 +105,8 @@ impl Reason {
                 | Self::NotAMember
                 | Self::AnotherIncarnation
                 | Self::MembersDiffer
+                | Self::ShardsDiffer
+                | Self::NotAdmitted
         )
     }
 }
@@ -110,7 +122,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(reason: Reason, message: impl fmt::Display) -> Self {
+    /// A refusal for `reason`; `message` says what to do.
+    pub fn new(reason: Reason, message: impl fmt::Display) -> Self {
         Self { reason, message: message.to_string() }
     }
 
@@ -150,7 +163,7 @@ pub(super) fn describe(status: &Status) -> String {
     }
     match status.code() {
         Code::Unimplemented => {
-            "the node there serves no peers; is it started with kvstore.cluster.members?".to_owned()
+            "the node there serves no peers; is it started with kvstore.cluster.members or kvstore.cluster.join?".to_owned()
         }
         _ if std::error::Error::source(status).is_some() => deepest.to_string(),
         _ => status.message().to_owned(),

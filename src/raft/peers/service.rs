@@ -1,8 +1,8 @@
-//! The service for peers: handshakes, and the streams that they allow.
+//! The service for peers: handshakes, and the streams and calls that they allow.
 //!
 //! It is on the gRPC port beside the public API, and served from the moment the port is open: nodes have to meet before their cluster is formed. Streams
-//! are refused until [`PeerService::receive_with`]. Admission of public calls does not count these: members are few, and what they may have in flight is
-//! bounded here.
+//! are refused until [`PeerService::receive_with`], nodes that join until [`PeerService::admit_with`]. Admission of public calls does not count these: members are few, and what
+//! they may have in flight is bounded here.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, StreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::{Body, StdError};
 use tonic::metadata::MetadataMap;
@@ -24,17 +24,18 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
+use super::admit::{Admits, read_request};
 use super::exchange::Exchange;
 use super::files::{Receiving, Transfer};
-use super::handshake::Called;
+use super::handshake::{Called, Claim};
 use super::local::Local;
 use super::refusal::{Reason, Refusal};
 use super::sessions::{Session, Sessions};
 use super::{HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, TOKEN_HEADER};
 use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
 use crate::proto::raft::{
-    ExchangeRequest, HandshakeRequest, HandshakeResponse, Proof, SendFilesRequest,
-    SendFilesResponse, handshake_request, handshake_response,
+    ExchangeRequest, HandshakeRequest, HandshakeResponse, JoinRequest, JoinResponse, Proof,
+    SendFilesRequest, SendFilesResponse, handshake_request, handshake_response,
 };
 use crate::raft::transport::Receiver;
 use crate::util::fs::FileSystem;
@@ -44,6 +45,12 @@ const HANDSHAKES_MAX: usize = 64;
 
 /// Time that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most nodes that are being put on the list of members at a time.
+const ADMISSIONS_MAX: usize = 8;
+
+/// Time that this may take.
+pub(super) const ADMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the same refusal is not logged again.
 const REFUSAL_LOG_INTERVAL: Duration = Duration::from_mins(1);
@@ -58,8 +65,10 @@ pub struct PeerService(Arc<Inner>);
 struct Inner {
     local: Arc<Local>,
     receiver: OnceLock<Arc<dyn Receiver>>,
+    admits: OnceLock<Arc<dyn Admits>>,
     sessions: Sessions,
     handshakes: Arc<Semaphore>,
+    admissions: Semaphore,
     receiving: Arc<Receiving>,
     /// How long callers shall keep a stream.
     stream_age: Option<Duration>,
@@ -82,8 +91,10 @@ impl PeerService {
         Self(Arc::new(Inner {
             local,
             receiver: OnceLock::new(),
+            admits: OnceLock::new(),
             sessions: Sessions::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            admissions: Semaphore::new(ADMISSIONS_MAX),
             receiving: Receiving::new(fs),
             stream_age: connection_age.map(|age| age / 2),
             stopping,
@@ -97,33 +108,42 @@ impl PeerService {
         assert!(first, "a node has one receiver");
     }
 
+    /// From here on `admits` is asked about nodes that want to be members. Once.
+    pub fn admit_with(&self, admits: Arc<dyn Admits>) {
+        let first = self.0.admits.set(admits).is_ok();
+        assert!(first, "a node has one list of members");
+    }
+
     /// As tonic serves it.
     pub fn into_server(self) -> PeerServer {
         let server = |bytes_max| {
             RaftServiceServer::new(self.clone())
                 .max_decoding_message_size(bytes_max)
-                .max_encoding_message_size(bytes_max)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
         };
-        PeerServer { handshakes: server(HANDSHAKE_BYTES_MAX), streams: server(MESSAGE_BYTES_MAX) }
+        PeerServer { calls: server(HANDSHAKE_BYTES_MAX), streams: server(MESSAGE_BYTES_MAX) }
     }
 
     /// Who sends on a stream, and who takes what comes, if the stream is allowed.
     fn enter(&self, metadata: &MetadataMap) -> Result<(Session, Arc<dyn Receiver>), Refusal> {
-        let token = metadata.get_bin(TOKEN_HEADER).and_then(|token| token.to_bytes().ok());
-        let session = self.0.sessions.open(&token.unwrap_or_default())?;
-        let Some(receiver) = self.0.receiver.get() else {
-            let message = format!("node {} is starting", self.0.local.who.node);
-            return Err(Refusal::new(Reason::NotReady, message));
-        };
+        let session = self.0.sessions.open(&token(metadata))?;
+        let receiver = self.0.receiver.get().ok_or_else(|| self.0.starts())?;
         session.check(&self.0.local.standing())?;
         Ok((session, Arc::clone(receiver)))
     }
 }
 
-/// [`PeerService`] with its limits: who has not proven who it is makes this node set no more memory aside than a handshake needs.
+/// What the caller shows as its token.
+fn token(metadata: &MetadataMap) -> Bytes {
+    let token = metadata.get_bin(TOKEN_HEADER).and_then(|token| token.to_bytes().ok());
+    token.unwrap_or_default()
+}
+
+/// [`PeerService`] with its limits: who has not proven who it is makes this node set no more memory aside than a handshake needs. The request of a call is read before its token
+/// is looked at.
 #[derive(Clone)]
 pub struct PeerServer {
-    handshakes: RaftServiceServer<PeerService>,
+    calls: RaftServiceServer<PeerService>,
     streams: RaftServiceServer<PeerService>,
 }
 
@@ -145,8 +165,9 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        if request.uri().path().ends_with("/Handshake") {
-            self.handshakes.call(request)
+        let path = request.uri().path();
+        if path.ends_with("/Handshake") || path.ends_with("/Join") {
+            self.calls.call(request)
         } else {
             self.streams.call(request)
         }
@@ -166,6 +187,34 @@ impl Inner {
                 }
             }
         })
+    }
+
+    /// Puts the node of `session` on the list of members.
+    async fn admit(&self, session: Session, request: JoinRequest) -> Result<JoinResponse, Refusal> {
+        let Ok(_permit) = self.admissions.try_acquire() else {
+            let message = format!("{ADMISSIONS_MAX} nodes are joining at the moment");
+            return Err(Refusal::new(Reason::Busy, message));
+        };
+        let admits = self.admits.get().ok_or_else(|| self.starts())?;
+        session.check(&self.local.standing())?;
+        let node = session.node.clone();
+        let candidate = read_request(session, request)?;
+        tokio::select! {
+            () = self.stopping.cancelled() => Err(self.stops()),
+            admitted = timeout(ADMIT_TIMEOUT, admits.admit(candidate)) => match admitted {
+                Ok(admitted) => Ok(admitted?.into_response()),
+                Err(_) => {
+                    let message = format!(
+                        "within {ADMIT_TIMEOUT:?} the cluster did not decide about node {node}"
+                    );
+                    Err(Refusal::new(Reason::NotReady, message))
+                }
+            },
+        }
+    }
+
+    fn starts(&self) -> Refusal {
+        Refusal::new(Reason::NotReady, format!("node {} is starting", self.local.who.node))
     }
 
     fn stops(&self) -> Refusal {
@@ -223,11 +272,16 @@ impl Handshake {
         let service = &self.service;
         let (local, standing) = (&service.local, service.local.standing());
         called.check(&local.secret, &local.who, &standing, proof)?;
-        let token = if called.is_formed() {
-            let (node, incarnation) = (called.node.clone(), called.incarnation);
-            service.sessions.begin(Session { node, incarnation })
-        } else {
+        // Founders take over what they are told of their cluster, and come again as members.
+        let token = if called.claim() == Claim::Founder {
             Bytes::new()
+        } else {
+            service.sessions.begin(Session {
+                node: called.node.clone(),
+                incarnation: called.incarnation,
+                claim: called.claim(),
+                addressed: called.is_addressed(),
+            })
         };
         let age = service.stream_age;
         let welcome = called.welcome(&local.secret, &local.who, &standing, token, age);
@@ -305,5 +359,11 @@ impl RaftService for PeerService {
             Ok(step.map(next))
         });
         Ok(Response::new(steps.boxed()))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let session = self.0.sessions.admit(&token(request.metadata()))?;
+        let answer = self.0.admit(session, request.into_inner()).await;
+        Ok(Response::new(answer.inspect_err(|refusal| self.0.log(refusal))?))
     }
 }

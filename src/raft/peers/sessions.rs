@@ -1,4 +1,4 @@
-//! Tokens that handshakes gave out. Each opens one stream, once and soon, and says who is at its other end.
+//! Tokens that handshakes gave out. Each opens one stream or allows one call, once and soon, and says who is at its other end.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::handshake::{check_member, random_bytes};
+use super::handshake::{Claim, check, random_bytes};
 use super::refusal::{Reason, Refusal};
 use crate::cluster::{Incarnation, NodeName, Standing};
 
-/// Most tokens that wait for their stream; the oldest goes. Only members are given any.
+/// Most tokens that wait to be used; the oldest goes. Only who knows the secret is given any.
 const TOKENS_MAX: usize = 256;
 
-/// How long a token waits for its stream.
+/// How long a token waits to be used.
 const TOKEN_AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Who proved to be at the other end.
@@ -22,15 +22,21 @@ const TOKEN_AGE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Session {
     pub(super) node: NodeName,
     pub(super) incarnation: Incarnation,
+    /// What it said it is to the cluster.
+    pub(super) claim: Claim,
+    /// Whether it meant this node; if not, it may only ask to be put on the list of members.
+    pub(super) addressed: bool,
 }
 
 impl Session {
-    /// Whether it is that of a member, as things are now.
+    /// Whether it may be what it claims, as things are now.
     pub(super) fn check(&self, standing: &Standing) -> Result<(), Refusal> {
         match standing {
-            Standing::Formed(formed) => check_member(&formed.members, &self.node, self.incarnation),
+            Standing::Formed(ours) => check(ours, &self.node, self.incarnation, self.claim),
             // Sessions begin when the cluster is formed, and a cluster that is formed stays so.
-            Standing::Forming(_) => Err(Refusal::new(Reason::NotReady, "no cluster is formed")),
+            Standing::Forming(_) | Standing::Joining => {
+                Err(Refusal::new(Reason::NotReady, "no cluster is formed"))
+            }
         }
     }
 }
@@ -40,7 +46,7 @@ impl Session {
 pub(super) struct Sessions(Mutex<HashMap<Bytes, (Session, Instant)>>);
 
 impl Sessions {
-    /// A token for one stream of `session`.
+    /// A token for one stream or call of `session`.
     pub(super) fn begin(&self, session: Session) -> Bytes {
         let token = random_bytes();
         let now = Instant::now();
@@ -58,15 +64,24 @@ impl Sessions {
 
     /// Whose stream `token` opens. It opens no other.
     pub(super) fn open(&self, token: &[u8]) -> Result<Session, Refusal> {
-        let found = self.0.lock().remove(token);
-        match found {
-            Some((session, since)) if since.elapsed() < TOKEN_AGE_MAX => Ok(session),
-            _ => Err(Refusal::new(
-                Reason::NoSession,
-                "only peers are served here: no handshake allowed this stream",
-            )),
-        }
+        self.take(token)
+            .filter(|session| session.addressed)
+            .ok_or_else(|| no_session("no handshake allowed this stream"))
     }
+
+    /// Who asks with `token` to be put on the list of members. It allows nothing else.
+    pub(super) fn admit(&self, token: &[u8]) -> Result<Session, Refusal> {
+        self.take(token).ok_or_else(|| no_session("no handshake allowed this call"))
+    }
+
+    fn take(&self, token: &[u8]) -> Option<Session> {
+        let (session, since) = self.0.lock().remove(token)?;
+        (since.elapsed() < TOKEN_AGE_MAX).then_some(session)
+    }
+}
+
+fn no_session(why: &str) -> Refusal {
+    Refusal::new(Reason::NoSession, format!("only peers are served here: {why}"))
 }
 
 #[cfg(test)]
@@ -79,6 +94,8 @@ mod tests {
         Session {
             node: NodeName(format!("n{number}")),
             incarnation: Incarnation(Uuid::from_u128(number)),
+            claim: Claim::Member { revision: 0 },
+            addressed: true,
         }
     }
 

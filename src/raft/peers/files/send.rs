@@ -73,7 +73,7 @@ impl Sending {
         let Some(endpoint) = local.address(&node) else {
             return Err(unreachable("its address is not known"));
         };
-        let dialled = dial(&local, &node, &endpoint).await;
+        let dialled = dial(&local, Some(&node), &endpoint).await;
         let dialled = dialled.map_err(|error| unreachable(&error.to_string()))?;
         let (steps, outgoing) = mpsc::channel(CHUNKS_AHEAD);
         let list = FileList { header, files: files.infos.clone() };

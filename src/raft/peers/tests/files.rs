@@ -71,7 +71,7 @@ impl World {
     /// A transfer by hand, whose list is out.
     async fn by_hand(&self, header: &'static str, files: Vec<FileInfo>) -> Result<ByHand, Status> {
         let local = &self.sender.local;
-        let calling = Calling::new(&local.who, &local.standing(), &name("n2"));
+        let calling = Calling::new(&local.who, &local.standing(), Some(&name("n2")));
         let mut client = connect(&self.receiving).await;
         let prove = |challenge| calling.prove(&local.secret, &challenge).expect("a challenge");
         let welcome = shake(&mut client, calling.hello(), prove).await?;

@@ -128,7 +128,10 @@ async fn a_node_that_is_not_on_the_list_of_a_formed_cluster_is_refused() {
     let _first = Node::start_at(first, ports[0]);
     let (_third, refused) = start(forming("n3", 3, &THREE), &ports);
     let refusal = outcome(refused).await.expect_err("it is none of them");
-    assert_eq!(refusal.message, "node n3 is not a member of this cluster (members: n1 and n2)");
+    assert_eq!(
+        refusal.message,
+        "node n3 is not a member of this cluster (members: n1 and n2); empty its data directory and start it with kvstore.cluster.join to add it"
+    );
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn who_does_not_belong_here_is_told_why_and_what_to_do() {
 
     assert_eq!(
         refusal(member("n4", 4), member("n2", 2)).await,
-        "node n4 is not a member of this cluster (members: n1, n2 and n3)"
+        "node n4 was removed from this cluster, or never joined it (members: n1, n2 and n3); empty its data directory and start it with kvstore.cluster.join under a new name"
     );
 
     assert_eq!(
@@ -140,7 +140,7 @@ pub(super) async fn shake(
 async fn a_proof_that_was_overheard_is_worth_nothing() {
     let node = Node::start(member("n2", 2), &Double::new());
     let caller = Node::start(member("n1", 1), &Double::new());
-    let calling = Calling::new(&caller.local.who, &caller.local.standing(), &name("n2"));
+    let calling = Calling::new(&caller.local.who, &caller.local.standing(), Some(&name("n2")));
     let secret = &caller.local.secret;
     let mut client = connect(&node).await;
     let mut overheard = None;
@@ -194,7 +194,7 @@ async fn no_stream_is_served_without_a_handshake_of_its_own() {
     }
     assert!(receiver.received().is_empty());
 
-    let calling = Calling::new(&caller.local.who, &caller.local.standing(), &name("n2"));
+    let calling = Calling::new(&caller.local.who, &caller.local.standing(), Some(&name("n2")));
     let secret = &caller.local.secret;
     let prove = |challenge| calling.prove(secret, &challenge).expect("a challenge");
     let welcome = shake(&mut client, calling.hello(), prove).await.expect("let in");
@@ -205,7 +205,7 @@ async fn no_stream_is_served_without_a_handshake_of_its_own() {
 
     // Who forms a cluster is told about it, if it is one of its members, and gets no stream.
     let forming = Standing::Forming(names(&["n1", "n2", "n3"]));
-    let calling = Calling::new(&caller.local.who, &forming, &name("n2"));
+    let calling = Calling::new(&caller.local.who, &forming, Some(&name("n2")));
     let prove = |challenge| calling.prove(secret, &challenge).expect("a challenge");
     let welcome = shake(&mut client, calling.hello(), prove).await.expect("a member");
     assert_eq!((welcome.token.len(), welcome.members.len()), (0, 3));
@@ -216,15 +216,26 @@ async fn what_is_no_handshake_is_refused() {
     let node = Node::start(member("n2", 2), &Double::new());
     let caller = Node::start(member("n1", 1), &Double::new());
     let mut client = connect(&node).await;
-    let good = Calling::new(&caller.local.who, &caller.local.standing(), &name("n2")).hello();
+    let good = Calling::new(&caller.local.who, &caller.local.standing(), Some(&name("n2"))).hello();
     for broken in [
-        Hello { version: 2, ..good.clone() },
+        Hello { version: 3, ..good.clone() },
         Hello { nonce: Bytes::from_static(b"short"), ..good.clone() },
         Hello { incarnation: Bytes::from_static(b"short"), ..good.clone() },
         Hello { cluster: Bytes::from_static(b"short"), ..good.clone() },
         Hello { node: "n".repeat(65), ..good.clone() },
+        Hello { node: "n 1".into(), ..good.clone() },
+        Hello { node: String::new(), ..good.clone() },
+        Hello { to: "n".repeat(65), ..good.clone() },
         Hello { cluster: Bytes::new(), members: vec!["n2".into()], ..good.clone() },
         Hello { cluster: Bytes::new(), members: vec!["n1".into(); 2_000], ..good.clone() },
+        // Who joins knows no name, who forms a cluster knows all of them.
+        Hello { cluster: Bytes::new(), ..good.clone() },
+        Hello {
+            cluster: Bytes::new(),
+            to: String::new(),
+            members: vec!["n1".into()],
+            ..good.clone()
+        },
         Hello::default(),
     ] {
         let mut answers = client
