@@ -32,6 +32,7 @@ use crate::telemetry::{ComponentHealth, Status};
 use crate::types::ShardId;
 use crate::util::fs::{FileSystem as _, RealFileSystem};
 use crate::util::time::{Clock, SystemClock};
+use crate::wal;
 
 /// Most bytes of commands that are on their way, in all groups of the node.
 const BUDGET_BYTES: usize = 256 << 20;
@@ -128,9 +129,9 @@ impl Cluster {
         }
     }
 
-    /// Bytes of the log's files.
-    pub(super) fn log_bytes(&self) -> u64 {
-        self.log.status().wal.disk_bytes
+    /// How the log of the groups stands.
+    pub(super) fn log(&self) -> wal::Status {
+        self.log.status().wal
     }
 
     /// Meets the other members, then starts the groups.

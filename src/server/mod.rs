@@ -367,20 +367,26 @@ fn watch(metrics: &Arc<Metrics>, storage: &Storage, in_flight: &Arc<InFlight>) {
     let (requests, bytes) = (metrics.inflight_requests.clone(), metrics.inflight_bytes.clone());
     let (cache, memtable) = (metrics.memory_usage("cache"), metrics.memory_usage("memtable"));
     let (log, tables) = (metrics.disk_usage("log"), metrics.disk_usage("tables"));
+    let (fsync, group) = (metrics.wal_fsync.clone(), metrics.wal_group_size.clone());
     let in_flight = Arc::clone(in_flight);
     let cluster = storage.cluster.clone();
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.on_scrape(Box::new(move || {
         let status = environment.status();
         let part = |name: &str| status.figures.get(name).map_or(0, |&figure| figure as u64);
-        let replicated = cluster.as_ref().map_or(0, |cluster| cluster.log_bytes());
+        let replicated = cluster.as_ref().map(|cluster| cluster.log());
         let (memtable_bytes, own_log) = (part("memtable_bytes"), part("log_bytes"));
         memtable.set(gauge(memtable_bytes));
         cache.set(gauge(status.memory_bytes.saturating_sub(memtable_bytes)));
-        log.set(gauge(own_log + replicated));
+        log.set(gauge(own_log + replicated.as_ref().map_or(0, |log| log.disk_bytes)));
         tables.set(gauge(status.disk_bytes.saturating_sub(own_log)));
         requests.set(gauge(in_flight.requests() as u64));
         bytes.set(gauge(in_flight.bytes() as u64));
+        // In a cluster the engines have no log of their own.
+        if let Some(counts) = replicated.map(|log| log.counts).or(status.log) {
+            fsync.set(&counts.sync_micros.buckets, counts.sync_micros.sum);
+            group.set(&counts.sync_group.buckets, counts.sync_group.sum);
+        }
     }));
     let environment = Arc::clone(&storage.environment);
     let figures = EngineCollector::new(Box::new(move || environment.status().figures));

@@ -39,6 +39,7 @@ use bytes::Bytes;
 pub use self::batch::{Operation, WriteBatch};
 pub use self::error::{Error, Result};
 use crate::util::time::Timestamp;
+use crate::wal;
 
 /// First byte of the keys that are not counted in [`EngineStatus`].
 pub const RESERVED_PREFIX: u8 = 0;
@@ -280,6 +281,8 @@ pub struct EnvironmentStatus {
     pub memory_bytes: u64,
     /// Whether every engine takes writes.
     pub writable: bool,
+    /// What the log of its engines has done; `None` where there is none, or it does not say.
+    pub log: Option<wal::Counts>,
     /// More figures, by name; units are in the names. Not a contract.
     pub figures: BTreeMap<&'static str, f64>,
 }

@@ -4,7 +4,8 @@
 //! renamed. No label ever holds a key or anything else that callers choose.
 //!
 //! Cost: an operation is one lookup in an array and two relaxed atomic adds ([`Timings`]); `kvstore_operations_total` is
-//! read from the same cells. Gauges that somebody else knows are set by callbacks when the metrics are read.
+//! read from the same cells. What somebody else counts is set by callbacks when the metrics are read: gauges, and histograms
+//! ([`KeptHistogram`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +13,17 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    exponential_buckets, proto,
-};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, proto};
 
+use super::kept::KeptHistogram;
 use super::process::ProcessCollector;
 use super::timings::Timings;
+
+/// Buckets with a bound of the time of a sync: the last ends at 2^26 us, 67 s.
+const FSYNC_BOUNDED: usize = 27;
+
+/// Buckets with a bound of the writes that shared a sync: the last ends at 2^11.
+const GROUP_BOUNDED: usize = 12;
 
 /// What a caller asked for: the label `op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +113,10 @@ pub struct Metrics {
     pub expired_keys: IntCounter,
     /// Writes answered from the result of an earlier one with the same request id.
     pub dedup_hits: IntCounter,
-    /// Time of each sync of the log to stable storage.
-    pub wal_fsync: Arc<Timings>,
+    /// Time of each sync of the log to stable storage, in microseconds.
+    pub wal_fsync: KeptHistogram,
     /// Writes that shared one sync.
-    pub wal_group_size: Histogram,
+    pub wal_group_size: KeptHistogram,
     /// Log lines lost because nobody took them.
     pub log_lines_dropped: IntCounter,
 }
@@ -127,7 +132,6 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let operations: Arc<[Operation; Op::ALL.len()]> = Arc::default();
-        let wal_fsync = Arc::new(Timings::new());
         let inflight_requests =
             gauges(&registry, "kvstore_inflight_requests", "Requests that are worked on", "hop");
         let inflight_bytes = gauges(
@@ -142,15 +146,13 @@ impl Metrics {
         let build = IntGauge::with_opts(build).expect("the options are valid");
         build.set(1);
         register(&registry, &build);
-        let group_size =
-            HistogramOpts::new("kvstore_wal_group_size", "Writes that shared one sync of the log")
-                .buckets(exponential_buckets(1.0, 2.0, 12).expect("the buckets rise"));
-        let group_size = Histogram::with_opts(group_size).expect("the options are valid");
-        register(&registry, &group_size);
-
         let fsync = ("kvstore_wal_fsync_duration_seconds", "Time of a sync of the log");
-        let fsync = TimingsCollector { desc: desc(fsync, &[]), timings: Arc::clone(&wal_fsync) };
-        registry.register(Box::new(fsync)).expect(UNIQUE);
+        let wal_fsync = KeptHistogram::new(fsync, 1e6, FSYNC_BOUNDED);
+        let group_size = ("kvstore_wal_group_size", "Writes that shared one sync of the log");
+        let wal_group_size = KeptHistogram::new(group_size, 1.0, GROUP_BOUNDED);
+        for histogram in [&wal_fsync, &wal_group_size] {
+            register(&registry, histogram);
+        }
         let collector = OperationsCollector::new(Arc::clone(&operations));
         registry.register(Box::new(collector)).expect(UNIQUE);
         registry.register(Box::new(ProcessCollector::new())).expect(UNIQUE);
@@ -180,7 +182,7 @@ impl Metrics {
                 "kvstore_log_lines_dropped_total",
                 "Log lines lost because nobody took them",
             ),
-            wal_group_size: group_size,
+            wal_group_size,
             registry,
         };
         // Names that must exist do so from the beginning.
@@ -334,24 +336,6 @@ impl Collector for OperationsCollector {
             family(&self.total, proto::MetricType::COUNTER, counts),
             family(&self.duration, proto::MetricType::HISTOGRAM, durations),
         ]
-    }
-}
-
-/// Reads one [`Timings`] as a histogram.
-struct TimingsCollector {
-    desc: Desc,
-    timings: Arc<Timings>,
-}
-
-impl Collector for TimingsCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.desc]
-    }
-
-    fn collect(&self) -> Vec<proto::MetricFamily> {
-        let mut metric = labelled(&[]);
-        metric.set_histogram(self.timings.totals().to_proto());
-        vec![family(&self.desc, proto::MetricType::HISTOGRAM, vec![metric])]
     }
 }
 

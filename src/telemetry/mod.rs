@@ -8,12 +8,14 @@ pub mod health;
 pub mod logs;
 pub mod metrics;
 
+mod kept;
 mod process;
 mod render;
 mod timings;
 
 pub use engine::EngineCollector;
 pub use health::{ComponentHealth, Health, Status};
+pub use kept::KeptHistogram;
 pub use logs::{LogGuard, LogOptions};
 pub use metrics::{Metrics, Op, Outcome};
 pub use render::{Measurements, Reading, Refusal};

@@ -277,7 +277,7 @@ impl Shared {
                     segment.number > target.segment || (segment.number == target.segment && !clean)
                 });
                 state.counts.sync_group.observe(group);
-                let micros = state.last_sync.as_micros();
+                let micros = state.last_sync.as_nanos().div_ceil(1_000);
                 state.counts.sync_micros.observe(u64::try_from(micros).unwrap_or(u64::MAX));
                 self.wake_callbacks(state);
                 Ok(())

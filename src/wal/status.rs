@@ -5,8 +5,8 @@ use super::{Error, Pin, Position};
 /// Buckets of a [`Histogram`].
 pub const BUCKETS: usize = 32;
 
-/// Counts of values by powers of two: bucket `n` counts those from `2^(n-1)` (0 for the first) to below `2^n`, the last
-/// bucket all above.
+/// Counts of values by powers of two: bucket `n` counts those up to and including `2^n` that are above the bucket before,
+/// the last bucket all above.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Histogram {
     /// Values in each bucket.
@@ -17,7 +17,7 @@ pub struct Histogram {
 
 impl Histogram {
     pub(super) fn observe(&mut self, value: u64) {
-        let bucket = (u64::BITS - value.leading_zeros()) as usize;
+        let bucket = (u64::BITS - value.saturating_sub(1).leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)] += 1;
         self.sum = self.sum.saturating_add(value);
     }
@@ -72,7 +72,7 @@ pub struct Counts {
     pub buffer_full: u64,
     /// How many commits and callbacks each sync served; its count is that of the syncs.
     pub sync_group: Histogram,
-    /// How long each sync took, in microseconds.
+    /// How long each sync took, in microseconds, rounded up.
     pub sync_micros: Histogram,
 }
 
@@ -83,11 +83,11 @@ mod tests {
     #[test]
     fn values_fall_into_buckets_by_powers_of_two() {
         let mut histogram = Histogram::default();
-        for value in [0, 1, 2, 3, 4, u64::MAX] {
+        for value in [0, 1, 2, 3, 4, 5, 1 << 30, (1 << 30) + 1, u64::MAX] {
             histogram.observe(value);
         }
-        assert_eq!(histogram.buckets[..4], [1, 1, 2, 1]);
-        assert_eq!(histogram.buckets[BUCKETS - 1], 1);
-        assert_eq!((histogram.count(), histogram.sum), (6, u64::MAX));
+        assert_eq!(histogram.buckets[..4], [2, 1, 2, 1]);
+        assert_eq!(histogram.buckets[BUCKETS - 2..], [1, 2]);
+        assert_eq!((histogram.count(), histogram.sum), (9, u64::MAX));
     }
 }

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 use kvstore::proto::v1::DeleteRequest;
 
 use crate::cli::{Ended, program, run};
-use crate::node::{TestNode, get, put};
+use crate::node::{TestNode, put};
 
 /// So small that a few hundred keys make tables in several levels.
-const SMALL: [&str; 3] = [
+pub(crate) const SMALL: [&str; 3] = [
     "kvstore.hash-ring.shards=2",
     "kvstore.storage.memtable.max-size=64KB",
     "kvstore.storage.sstable.max-size=64KB",
@@ -170,50 +170,4 @@ fn a_directory_without_an_engine_is_refused_and_stays_empty() {
         assert!(refused.contains("holds no lsm environment"), "{refused}");
     }
     assert_eq!(listing(directory.path()), []);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_engines_figures_are_metrics_and_memory_has_none() {
-    let text = |node: &TestNode| {
-        let url = node.url("/actuator/prometheus");
-        async move { reqwest::get(url).await.expect("an answer").text().await.expect("text") }
-    };
-    let node = TestNode::with(&SMALL).await;
-    let mut client = node.client().await;
-    for number in 0..200 {
-        let document = format!("\"{}\"", "x".repeat(1000));
-        client.put(put(format!("k/{number}"), document)).await.expect("stored");
-        client.get(get(format!("k/{number}"))).await.expect("there");
-    }
-    run(program().args(["flush", "--endpoint", &node.grpc_url()]), b"").done();
-    let metrics = text(&node).await;
-    let value = |name: &str| {
-        let line = metrics.lines().find(|line| line.starts_with(name));
-        let line = line.unwrap_or_else(|| panic!("{name} is missing in\n{metrics}"));
-        line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
-    };
-    assert!(value("kvstore_engine_flushes ") >= 2.0);
-    assert!(value("kvstore_engine_flushed_bytes ") > 100_000.0);
-    assert!(value("kvstore_engine_log_syncs ") > 0.0);
-    assert!(value("kvstore_disk_usage_bytes{kind=\"log\"}") >= 16.0 * 1024.0 * 1024.0);
-    assert!(value("kvstore_disk_usage_bytes{kind=\"tables\"}") > 1000.0);
-    for name in [
-        "kvstore_engine_level_tables{level=\"0\"}",
-        "kvstore_engine_level_bytes{level=\"6\"}",
-        "kvstore_engine_compaction_debt_bytes ",
-        "kvstore_engine_compactions{reason=\"size\"}",
-        "kvstore_engine_delays{reason=\"level_zero\"}",
-        "kvstore_engine_stops{reason=\"memtables\"}",
-        "kvstore_engine_delayed_millis{reason=\"debt\"}",
-        "kvstore_engine_write_amplification ",
-        "kvstore_engine_read_amplification_max ",
-        "kvstore_engine_space_amplification_estimate ",
-        "kvstore_engine_lookups_filtered ",
-    ] {
-        assert!(value(name) >= 0.0, "{name}");
-    }
-    let node = TestNode::with(&["kvstore.storage.engine=memory"]).await;
-    let metrics = text(&node).await;
-    assert!(!metrics.contains("kvstore_engine_"), "{metrics}");
-    assert!(metrics.contains("kvstore_memory_usage_bytes{kind=\"cache\"}"), "{metrics}");
 }

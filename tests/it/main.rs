@@ -8,6 +8,7 @@ mod bench;
 mod cli;
 mod client;
 mod engine;
+mod metrics;
 mod node;
 mod process;
 mod session;

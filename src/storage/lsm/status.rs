@@ -215,6 +215,7 @@ pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
         disk_bytes: 0,
         memory_bytes: (cache.block_bytes + cache.pinned_bytes) as u64,
         writable: !shared.failure.is_set(),
+        log: None,
         figures: BTreeMap::from([
             ("cache_budget_bytes", cache.budget_bytes as f64),
             ("cache_block_bytes", cache.block_bytes as f64),
@@ -256,6 +257,7 @@ pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
         status.disk_bytes += log.disk_bytes;
         status.memory_bytes += log.buffer_bytes as u64;
         status.writable &= log.poison.is_none();
+        status.log = Some(log.counts);
         status.figures.extend([
             ("log_segments", log.segments as f64),
             ("log_bytes", log.disk_bytes as f64),
