@@ -12,20 +12,17 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::Error;
-use super::forming::form;
 use super::identity::DataDirectory;
+use super::membership::{Admission, Membership};
 use crate::api::ClusterView;
-use crate::cluster::{
-    self, ClusterState, Formed, Incarnation, Newcomer, NodeName, Standing, Weight,
-};
+use crate::cluster::NodeName;
 use crate::config::{Config, SyncMode};
 use crate::raft::log::{LogOptions, LogStore};
-use crate::raft::peers::{Addresses, GrpcTransport, Local, PeerService};
+use crate::raft::peers::{GrpcTransport, Local, PeerService};
 use crate::raft::types::GroupId;
-use crate::raft::{self, Budget, Inbound, LogLimits, Node, Origin, Parts, Place, Room, Settings};
+use crate::raft::{self, Budget, Inbound, LogLimits, Node, Parts, Place, Room, Settings};
 use crate::shard::Shard;
 use crate::storage::Environment;
 use crate::telemetry::{ComponentHealth, Status};
@@ -43,7 +40,7 @@ const ENGINE_RESERVE_PART: u64 = 4;
 /// A member of a cluster.
 pub(super) struct Cluster {
     config: Config,
-    /// Held for as long as the node runs.
+    /// Until the node has met its cluster; its members' task holds it then.
     directory: Mutex<Option<DataDirectory>>,
     local: Arc<Local>,
     transport: Arc<GrpcTransport>,
@@ -139,11 +136,11 @@ impl Cluster {
     /// # Errors
     ///
     /// When this node cannot be a member as it is set up, or its data is damaged: the process has to end.
-    pub(super) async fn join(self: Arc<Self>) -> Result<(), Error> {
-        let directory = self.directory.lock().take().expect("a node joins once");
-        let (directory, formed) = form(directory, &self.local).await?;
-        *self.directory.lock() = Some(directory);
+    pub(super) async fn join(self: Arc<Self>, grpc_port: u16) -> Result<(), Error> {
         let config = &self.config;
+        let membership = Membership::new(config, grpc_port, &self.local)?;
+        let directory = self.directory.lock().take().expect("a node joins once");
+        let (directory, formed, origin) = membership.found_or_join(directory).await?;
         let data = &config.storage.data_dir;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let settings = Settings {
@@ -170,7 +167,7 @@ impl Cluster {
         };
         let node = Node::start(Parts {
             places: self.places.clone(),
-            origin: self.origin(&formed),
+            origin,
             log: Arc::clone(&self.log),
             environment: Arc::clone(&self.environment),
             settings,
@@ -183,7 +180,8 @@ impl Cluster {
         assert!(self.node.set(Arc::clone(&node)).is_ok(), "a node joins once");
         self.service.receive_with(Arc::new(Inbound(Arc::clone(&node))));
         let mut tasks = node.start_tasks();
-        tasks.push(tokio::spawn(Arc::clone(&self).follow_members(formed.cluster, node)));
+        self.service.admit_with(Arc::new(Admission(Arc::clone(&node))));
+        tasks.extend(membership.start_tasks(formed.cluster, directory, node, &self.stopping));
         *self.tasks.lock() = tasks;
         tracing::info!(
             cluster = %formed.cluster,
@@ -191,99 +189,6 @@ impl Cluster {
             "joined the cluster"
         );
         Ok(())
-    }
-
-    /// How this node came to the cluster.
-    fn origin(&self, formed: &Formed) -> Origin {
-        let own = NodeName(self.config.node.id.clone());
-        let founders = formed.members.keys();
-        let meta = ClusterState::first_meta_replica(founders.clone(), &own);
-        match meta.filter(|_| formed.revision == 0) {
-            Some(meta) => Origin::Founder {
-                meta,
-                voters: ClusterState::first_meta_voters(founders),
-                state: Box::new(self.first_state(formed)),
-            },
-            None => Origin::Newcomer { meta: 0 },
-        }
-    }
-
-    /// What the cluster begins with, if it is founded now.
-    fn first_state(&self, formed: &Formed) -> ClusterState {
-        let address = |name: &NodeName| {
-            let members = &self.config.cluster.members;
-            let member = members.iter().find(|member| member.node == name.0);
-            member.map(|member| member.address.clone()).unwrap_or_default()
-        };
-        let founder = |(name, incarnation): (&NodeName, &Incarnation)| Newcomer {
-            name: name.clone(),
-            incarnation: *incarnation,
-            address: address(name),
-            weight: Weight::USUAL,
-            zone: None,
-        };
-        let ring = &self.config.hash_ring;
-        let settings = cluster::Settings {
-            replication_factor: ring.replication_factor,
-            virtual_nodes_per_node: ring.virtual_nodes_per_node,
-            ..cluster::Settings::default()
-        };
-        let founders = formed.members.iter().map(founder).collect();
-        ClusterState::found(founders, ring.shards, settings)
-    }
-
-    /// Lets peers be who the cluster says they are, where it says they are, until the node stops.
-    async fn follow_members(self: Arc<Self>, cluster: Uuid, node: Arc<Node>) {
-        let meta = node.meta();
-        loop {
-            let version = meta.version();
-            if let Some(state) = meta.state() {
-                self.take_members(cluster, &state).await;
-            }
-            let changed = self.stopping.run_until_cancelled(meta.changed(version));
-            if changed.await.is_none() {
-                return;
-            }
-        }
-    }
-
-    async fn take_members(self: &Arc<Self>, cluster: Uuid, state: &ClusterState) {
-        let members = state.members.iter();
-        let formed = Formed {
-            cluster,
-            revision: state.revision,
-            members: members.map(|(name, node)| (name.clone(), node.incarnation)).collect(),
-        };
-        let mut addresses = Addresses::new();
-        for (name, node) in &state.members {
-            match node.address.parse() {
-                Ok(endpoint) => _ = addresses.insert(name.clone(), endpoint),
-                Err(why) => {
-                    tracing::warn!("node {name} cannot be reached at {}: {why}", node.address);
-                }
-            }
-        }
-        // What the operator of this node says of where others are comes first.
-        for member in &self.config.cluster.members {
-            let name = NodeName(member.node.clone());
-            if let (true, Ok(endpoint)) = (addresses.contains_key(&name), member.address.parse()) {
-                addresses.insert(name, endpoint);
-            }
-        }
-        if self.local.standing() != Standing::Formed(formed.clone()) {
-            let (this, durable) = (Arc::clone(self), formed.clone());
-            let stored = tokio::task::spawn_blocking(move || match &mut *this.directory.lock() {
-                Some(directory) => directory.set_formed(&RealFileSystem, durable),
-                None => Ok(()),
-            });
-            if let Ok(Err(error)) = stored.await {
-                tracing::error!(%error, "the members of the cluster are not noted in the data directory");
-            }
-            self.local.set_formed(formed);
-        }
-        if *self.local.addresses() != addresses {
-            self.local.set_addresses(addresses);
-        }
     }
 
     /// Whether every shard works here and knows its leader.

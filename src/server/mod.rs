@@ -9,6 +9,7 @@ mod cluster;
 mod forming;
 mod identity;
 mod listen;
+mod membership;
 mod process;
 mod restore;
 mod storage;
@@ -174,7 +175,7 @@ impl Server {
         };
         ports.extend(grpc.map(|grpc| grpc.serve(routes, false, &shared)));
         let tasks = storage.start_tasks(&config, &stopping);
-        let joining = storage.cluster.clone().map(|cluster| tokio::spawn(cluster.join()));
+        let joining = storage.cluster.clone().map(|cluster| tokio::spawn(cluster.join(grpc_port)));
         let server = Self {
             http_address,
             grpc_address,

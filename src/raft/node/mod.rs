@@ -22,7 +22,7 @@ mod seats;
 mod upkeep;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -73,6 +73,8 @@ pub enum Origin {
         /// See above.
         meta: ReplicaId,
     },
+    /// It was a member before, with a replica of the meta group.
+    Member,
 }
 
 /// What a node is made of.
@@ -127,11 +129,14 @@ impl Node {
         let Parts { places, origin, log, environment, settings, limits, .. } = parts;
         let fs: Arc<dyn FileSystem> = Arc::clone(&settings.fs);
         let table = blocking(|| ReplicaTable::open(fs, parts.directory));
-        let table = table.map_err(|error| Error::new(Reason::Corruption, error.to_string()))?;
+        let table = table.map_err(damaged)?;
         let patience = settings.election_timeout * meta::PATIENCE_TIMEOUTS;
         let (meta_replica, founding) = match origin {
-            Origin::Founder { meta, voters, state } => (meta, Some(Founding { voters, state })),
-            Origin::Newcomer { meta } => (meta, None),
+            Origin::Founder { meta, voters, state } => {
+                (Some(meta), Some(Founding { voters, state }))
+            }
+            Origin::Newcomer { meta } => (Some(meta), None),
+            Origin::Member => (None, None),
         };
         let node = Arc::new(Self {
             meta: Arc::new(Meta::new(Place::new(GroupId::META), patience)),
@@ -149,6 +154,12 @@ impl Node {
         });
         node.open_held(meta_replica).await?;
         Ok(node)
+    }
+
+    /// Whether the node of the data directory has a replica of the meta group: then it was a member before.
+    pub fn holds_meta(fs: &Arc<dyn FileSystem>, directory: &Path) -> Result<bool> {
+        let table = ReplicaTable::open(Arc::clone(fs), directory.to_owned()).map_err(damaged)?;
+        Ok(table.replica(GroupId::META).is_some())
     }
 
     /// Starts what runs beside the groups.
@@ -217,4 +228,8 @@ impl Node {
         let groups = self.groups.load_full();
         join_all(groups.values().map(|group| group.stop())).await;
     }
+}
+
+fn damaged(error: std::io::Error) -> Error {
+    Error::new(Reason::Corruption, error.to_string())
 }

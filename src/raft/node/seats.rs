@@ -46,10 +46,10 @@ struct Work {
 
 impl Node {
     /// Opens what the table says is here, and removes what a crash left of what was erased.
-    pub(super) async fn open_held(&self, meta: ReplicaId) -> Result<()> {
+    pub(super) async fn open_held(&self, meta: Option<ReplicaId>) -> Result<()> {
         let held = {
             let mut table = self.table.lock();
-            if table.replica(GroupId::META).is_none() {
+            if let (None, Some(meta)) = (table.replica(GroupId::META), meta) {
                 blocking(|| table.hold(GroupId::META, meta)).map_err(disk)?;
             }
             table.held()
