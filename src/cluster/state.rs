@@ -530,15 +530,21 @@ impl ClusterState {
         let may_come = |node: &&NodeName| {
             reached.contains(*node) && arriving.get(*node).copied().unwrap_or(0) < ARRIVING_MAX
         };
-        if missing.is_empty() {
+        let (add, remove) = if missing.is_empty() {
             // Only as many as are too many.
             let (replica, _) = extra.first()?;
-            return Some((None, Some(**replica)));
-        }
-        let add = missing.into_iter().find(may_come)?.clone();
-        let full = shard.voters.len() >= wanted.len();
-        let remove = extra.first().filter(|_| full).map(|(replica, _)| **replica);
-        Some((Some(add), remove))
+            (None, Some(**replica))
+        } else {
+            let full = shard.voters.len() >= wanted.len();
+            let remove = extra.first().filter(|_| full).map(|(replica, _)| **replica);
+            (Some(missing.into_iter().find(may_come)?.clone()), remove)
+        };
+        // What is begun has to come to an end: a majority of those who vote then is up.
+        let stay = shard.voters.iter().filter(|(replica, _)| remove != Some(**replica));
+        let up = stay.clone().filter(|(_, node)| reached.contains(*node)).count();
+        let comes = usize::from(add.is_some());
+        let voters = stay.count() + comes;
+        (2 * (up + comes) > voters).then_some((add, remove))
     }
 
     /// What the leader of `shard` knows its group to have committed: with the membership at index `as_of`. Ends a change that is over. Whether anything changed.

@@ -513,7 +513,11 @@ impl Group {
     /// Returns when more than `seen` is applied, or `at_most` so long has passed.
     pub(super) async fn applied_beyond(&self, seen: Option<LogId>, at_most: Duration) {
         let mut progress = self.raft.watch_apply_progress();
-        let _ = timeout(at_most, progress.wait_until(|applied| *applied > seen)).await;
+        let beyond = timeout(at_most, progress.wait_until(|applied| *applied > seen)).await;
+        if matches!(beyond, Ok(Err(_))) {
+            // openraft's task has ended: nothing more will be.
+            sleep(at_most).await;
+        }
     }
 
     /// Has a leader give signs of life, and fall silent when a quorum has not answered for the length of its lease. It may be that it is heard and hears

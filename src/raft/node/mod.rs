@@ -207,6 +207,12 @@ impl Node {
         groups.values().filter(|group| group.id() != GroupId::META).cloned().collect()
     }
 
+    /// Whether a replica was erased here, for simulations.
+    #[cfg(test)]
+    pub(super) fn was_erased(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.table.lock().was_erased(group, replica)
+    }
+
     /// The shards, whether a replica is here or not, in order.
     pub fn places(&self) -> &[Arc<Place>] {
         &self.places

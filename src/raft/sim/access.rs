@@ -139,7 +139,7 @@ impl Cluster {
         let deadline = Instant::now() + limit;
         let mut node = 0;
         loop {
-            node = (node + 1) % self.shape.nodes;
+            node = (node + 1) % self.shape.nodes();
             let limit = Duration::from_secs(1);
             match self.propose(node, group, change.clone(), Some(request_id), limit).await {
                 Err(error) if Instant::now() < deadline => {

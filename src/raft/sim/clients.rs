@@ -147,7 +147,8 @@ impl Client {
     }
 
     fn some_node(&mut self) -> NodeIndex {
-        self.random.random_range(0..self.cluster.shape.nodes)
+        let present = self.cluster.present();
+        present[self.random.random_range(0..present.len())]
     }
 
     fn limit(&mut self) -> Duration {
@@ -343,7 +344,7 @@ impl Client {
             let mut settle = Box::pin(cluster.settle(group, &change, &id, Duration::from_mins(1)));
             let mut seen = acknowledged;
             let ended = loop {
-                let node = self.random.random_range(0..self.cluster.shape.nodes);
+                let node = self.some_node();
                 let pause = Duration::from_millis(self.random.random_range(1..30));
                 let get = async {
                     sleep(pause).await;

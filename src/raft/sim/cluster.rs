@@ -14,16 +14,16 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::network::{NodeIndex, SimNetwork, SimTransport};
-use crate::cluster::{ClusterState, Newcomer, Settings as ClusterSettings, Weight};
+use crate::cluster::{ClusterState, Newcomer, Settings, Weight};
 use crate::error::Result;
 use crate::raft::files::remove_files;
-use crate::raft::group::{Group, Settings};
+use crate::raft::group::{self, Group};
 use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::node::{Inbound, LogLimits, Node, Origin, Parts};
 use crate::raft::place::Place;
 use crate::raft::proposals::Budget;
 use crate::raft::room::Room;
-use crate::raft::types::{GroupId, NodeName};
+use crate::raft::types::{GroupId, NodeName, ReplicaId};
 use crate::storage::Environment;
 use crate::storage::lsm::{LsmEnvironment, LsmOptions};
 use crate::types::ShardId;
@@ -41,7 +41,11 @@ pub(super) const STALE_MAX: Duration = Duration::from_secs(5);
 /// How a cluster is made.
 #[derive(Debug, Clone)]
 pub(super) struct Shape {
-    pub(super) nodes: usize,
+    /// Nodes that found the cluster.
+    pub(super) founders: usize,
+    /// Nodes that may join it.
+    pub(super) spares: usize,
+    pub(super) replication_factor: u32,
     pub(super) groups: u32,
     pub(super) election_timeout: Duration,
     pub(super) heartbeat_interval: Duration,
@@ -54,6 +58,25 @@ pub(super) struct Shape {
     pub(super) cache_bytes: usize,
     /// Whether engines flush only when they are told to; otherwise every few writes.
     pub(super) large_memtables: bool,
+}
+
+impl Shape {
+    /// Nodes that there are or may be.
+    pub(super) const fn nodes(&self) -> usize {
+        self.founders + self.spares
+    }
+}
+
+/// How a node stands to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Founder,
+    /// It may join.
+    Spare,
+    /// It was let in, with this replica of the meta group.
+    Joined(ReplicaId),
+    /// It is or was on its way out, and does not come back.
+    Gone,
 }
 
 /// A node's clock: virtual time, set wrong by an offset.
@@ -100,6 +123,7 @@ impl Incarnation {
 }
 
 struct Member {
+    standing: Standing,
     fs: SimFileSystem,
     clock: Arc<SimClock>,
     /// Most milliseconds until somebody syncs the log.
@@ -126,14 +150,15 @@ impl Cluster {
         let mut random = StdRng::seed_from_u64(seed);
         let names = names(&shape);
         let start = Instant::now();
-        let member = |_: &NodeName| Member {
+        let member = |index: usize| Member {
+            standing: if index < shape.founders { Standing::Founder } else { Standing::Spare },
             fs: SimFileSystem::new(random.random()),
             clock: Arc::new(SimClock { start, offset_ms: AtomicI64::new(0) }),
             sync_ms_max: Arc::new(3.into()),
             incarnations: 0,
             running: None,
         };
-        let members = names.iter().map(member).collect();
+        let members = (0..shape.nodes()).map(member).collect();
         Arc::new(Self {
             network: SimNetwork::new(names.clone(), random.random()),
             shape,
@@ -145,20 +170,91 @@ impl Cluster {
         })
     }
 
-    /// Starts all nodes, and waits until their cluster is founded.
+    /// Starts the founders, and waits until their cluster is founded.
     pub(super) async fn start_all(&self) -> Result<()> {
-        for node in 0..self.shape.nodes {
+        for node in 0..self.shape.founders {
             self.start(node).await?;
         }
         let begun = Instant::now();
-        let is_founded = |(_, running): &(NodeIndex, Incarnation)| {
-            running.node.groups().len() == self.shape.groups as usize
-        };
-        while !self.all_running().iter().all(is_founded) {
+        while self.arrived().is_err() {
             assert!(begun.elapsed() < Duration::from_secs(30), "the cluster is not founded");
             sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+
+    /// The nodes that belong to the cluster, whether they run or not.
+    pub(super) fn present(&self) -> Vec<NodeIndex> {
+        self.standing(|standing| matches!(standing, Standing::Founder | Standing::Joined(_)))
+    }
+
+    /// The nodes that may join.
+    pub(super) fn spares(&self) -> Vec<NodeIndex> {
+        self.standing(|standing| standing == Standing::Spare)
+    }
+
+    fn standing(&self, is: impl Fn(Standing) -> bool) -> Vec<NodeIndex> {
+        let members = self.members.lock();
+        let chosen = members.iter().enumerate().filter(|(_, member)| is(member.standing));
+        chosen.map(|(index, _)| index).collect()
+    }
+
+    /// A spare was let in with this replica of the meta group.
+    pub(super) fn joined(&self, index: NodeIndex, meta: ReplicaId) {
+        self.members.lock()[index].standing = Standing::Joined(meta);
+    }
+
+    /// The node does not come back.
+    pub(super) fn gone(&self, index: NodeIndex) {
+        self.members.lock()[index].standing = Standing::Gone;
+    }
+
+    /// The nodes with a replica of `group`.
+    pub(super) fn holders(&self, group: GroupId) -> Vec<NodeIndex> {
+        let present = self.present().into_iter();
+        let holds = |node: &NodeIndex| {
+            self.running(*node).is_some_and(|running| running.group(group).is_some())
+        };
+        present.filter(holds).collect()
+    }
+
+    /// Some node's copy of what the cluster has agreed on, the newest there is.
+    pub(super) fn state(&self) -> Option<Arc<ClusterState>> {
+        let running = self.all_running().into_iter();
+        let newest = running.max_by_key(|(_, running)| running.node.meta().version())?;
+        newest.1.node.meta().state()
+    }
+
+    /// Whether every replica is where the cluster wants it, and nowhere else; what is not, otherwise.
+    pub(super) fn arrived(&self) -> std::result::Result<(), String> {
+        let state = self.state().ok_or("nothing is agreed on")?;
+        if !state.is_settled() {
+            return Err(format!("on its way: {state:?}"));
+        }
+        self.switch_off_removed(&state);
+        for node in self.present() {
+            let running = self.running(node).ok_or(format!("node {node} is down"))?;
+            for group in self.groups() {
+                let wanted = state.replica_on(ShardId(group.0), self.name(node));
+                let held = running.group(group).map(|replica| replica.replica());
+                if wanted != held {
+                    return Err(format!(
+                        "node {node} has {held:?} of {group}, {wanted:?} is wanted"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the nodes that are no members any more. What is left on them is of no use to anybody, and nobody tells them of later states.
+    pub(super) fn switch_off_removed(&self, state: &ClusterState) {
+        for node in self.present() {
+            if !state.members.contains_key(self.name(node)) {
+                self.crash(node, true);
+                self.gone(node);
+            }
+        }
     }
 
     /// Milliseconds since the simulation began.
@@ -260,7 +356,7 @@ impl Cluster {
             StdRng::seed_from_u64(seed),
         ));
         let transport = SimTransport::new(&self.network, index, fs.clone());
-        let settings = Settings {
+        let settings = group::Settings {
             cluster: Uuid::from_u128(7),
             node: self.names[index].clone(),
             election_timeout: self.shape.election_timeout,
@@ -302,13 +398,17 @@ impl Cluster {
         Ok(())
     }
 
-    /// How the node comes to the cluster: all found it.
+    /// How the node comes to the cluster.
     fn origin(&self, index: NodeIndex) -> Origin {
-        let meta = ClusterState::first_meta_replica(&self.names, &self.names[index]);
+        if let Standing::Joined(meta) = self.members.lock()[index].standing {
+            return Origin::Newcomer { meta };
+        }
+        let founders = &self.names[..self.shape.founders];
+        let meta = ClusterState::first_meta_replica(founders, &self.names[index]);
         Origin::Founder {
             meta: meta.expect("it is a founder"),
-            voters: ClusterState::first_meta_voters(&self.names),
-            state: Box::new(first_state(&self.shape, &self.names)),
+            voters: ClusterState::first_meta_voters(founders),
+            state: Box::new(first_state(&self.shape, founders)),
         }
     }
 
@@ -340,7 +440,7 @@ impl Cluster {
 
     /// Stops what still runs, and waits for all that was.
     pub(super) async fn end(&self) {
-        for node in 0..self.shape.nodes {
+        for node in 0..self.shape.nodes() {
             self.crash(node, true);
         }
         let endings = std::mem::take(&mut *self.endings.lock());
@@ -350,31 +450,33 @@ impl Cluster {
     }
 }
 
-/// The nodes' names, in the order in which they should lead the first group: stories begin with the first node as its leader.
+/// The nodes' names, founders in the order in which they should lead the first group: stories begin with the first node as its leader.
 fn names(shape: &Shape) -> Vec<NodeName> {
     let mut names: Vec<_> =
-        (1..=shape.nodes).map(|number| NodeName(format!("n{number}"))).collect();
-    let state = first_state(shape, &names);
-    let turn = |name: &NodeName| {
-        let order = state.placement.nodes(ShardId(0));
-        order.iter().position(|other| other == name).unwrap_or(order.len())
-    };
-    names.sort_by_key(turn);
+        (1..=shape.nodes()).map(|number| NodeName(format!("n{number}"))).collect();
+    let founders = &mut names[..shape.founders];
+    let state = first_state(shape, founders);
+    let order = state.placement.nodes(ShardId(0));
+    founders.sort_by_key(|name| order.iter().position(|it| it == name).unwrap_or(order.len()));
     names
 }
 
 /// What the cluster begins with.
-fn first_state(shape: &Shape, names: &[NodeName]) -> ClusterState {
-    let founder = |name: &NodeName| Newcomer {
+fn first_state(shape: &Shape, founders: &[NodeName]) -> ClusterState {
+    let Shape { groups, replication_factor, .. } = *shape;
+    let settings = Settings { replication_factor, replace_after_seconds: 0, ..Settings::default() };
+    ClusterState::found(founders.iter().map(newcomer).collect(), groups, settings)
+}
+
+/// A node as it says of itself.
+pub(super) fn newcomer(name: &NodeName) -> Newcomer {
+    Newcomer {
         name: name.clone(),
         incarnation: crate::cluster::Incarnation(Uuid::from_u128(7)),
         address: name.0.clone(),
         weight: Weight::USUAL,
         zone: None,
-    };
-    let replication_factor = u32::try_from(shape.nodes).expect("few nodes");
-    let settings = ClusterSettings { replication_factor, ..ClusterSettings::default() };
-    ClusterState::found(names.iter().map(founder).collect(), shape.groups, settings)
+    }
 }
 
 /// Removes a directory of flat directories.

@@ -6,6 +6,7 @@
 //! * Replicas that have applied up to the same entry have the same state, bookkeeping included.
 //! * What can be read was proposed.
 //! * A replica ends by itself only when its disk has failed.
+//! * A replica's number is on one node, and where it was erased it never runs again.
 //!
 //! A term may have several leaders: openraft compares votes by term and then by replica, and a candidate can win over one who leads already and whose entries are
 //! not committed. So it is what is committed that has to be unique.
@@ -31,7 +32,10 @@ pub(super) struct Invariants {
     /// Which entry is committed at an index.
     committed: BTreeMap<(GroupId, u64), LogId>,
     /// How far replicas were, by life.
-    progress: BTreeMap<(NodeIndex, u64, GroupId), Option<LogId>>,
+    progress: BTreeMap<(NodeIndex, u64, GroupId, ReplicaId), Option<LogId>>,
+    /// Which replicas were seen, on which node, and those that are not there any more.
+    seats: BTreeMap<(GroupId, ReplicaId), NodeIndex>,
+    erased: BTreeSet<(GroupId, ReplicaId)>,
     /// The state after an entry.
     hashes: BTreeMap<(GroupId, LogId), u64>,
 }
@@ -44,6 +48,8 @@ impl Invariants {
             leaders: BTreeSet::new(),
             committed: BTreeMap::new(),
             progress: BTreeMap::new(),
+            seats: BTreeMap::new(),
+            erased: BTreeSet::new(),
             hashes: BTreeMap::new(),
         }
     }
@@ -53,15 +59,43 @@ impl Invariants {
         self.leaders.len() as u64
     }
 
+    /// How many replicas were erased.
+    pub(super) fn erased(&self) -> u64 {
+        self.erased.len() as u64
+    }
+
     /// Looks at what is cheap.
     pub(super) fn look(&mut self) {
         for (node, running) in self.cluster.all_running() {
+            self.look_at_seats(node, &running);
             for group in self.cluster.groups() {
                 if let Err(what) = self.look_at(node, &running, group) {
                     self.record.violate(format!("node {node}, {group}: {what}"));
                 }
             }
         }
+    }
+
+    fn look_at_seats(&mut self, node: NodeIndex, running: &Incarnation) {
+        let here: BTreeSet<_> = self
+            .cluster
+            .groups()
+            .chain([GroupId::META])
+            .filter_map(|group| Some((group, running.group(group)?.replica())))
+            .collect();
+        for seat in &here {
+            let first = *self.seats.entry(*seat).or_insert(node);
+            if first != node || self.erased.contains(seat) {
+                let what =
+                    format!("replica {} of {} is on node {node} again, or on two", seat.1, seat.0);
+                self.record.violate(what);
+            }
+        }
+        let gone = self
+            .seats
+            .iter()
+            .filter(|(seat, on)| **on == node && running.node.was_erased(seat.0, seat.1));
+        self.erased.extend(gone.map(|(seat, _)| *seat));
     }
 
     fn look_at(
@@ -94,7 +128,8 @@ impl Invariants {
                 return Err(format!("{known} and {log_id} are committed"));
             }
         }
-        let before = self.progress.entry((node, running.number, group)).or_default();
+        let before =
+            self.progress.entry((node, running.number, group, replica.replica())).or_default();
         if metrics.local_committed < *before {
             let now = metrics.local_committed;
             return Err(format!("{before:?} was committed, and now {now:?} is"));
@@ -164,7 +199,7 @@ impl Invariants {
             let last = replicas.iter().map(|replica| replica.metrics().last_log_index);
             let last = last.max().flatten();
             let same = applied.iter().all(|log_id| log_id.map(|log_id| log_id.index) == last);
-            if running.len() < self.cluster.shape.nodes || !same {
+            if running.len() < self.cluster.present().len() || !same {
                 return Err(format!("{group} goes to {last:?}, applied are {applied:?}"));
             }
         }

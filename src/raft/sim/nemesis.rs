@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::cluster::Cluster;
 use super::network::{NodeIndex, Weather};
 use super::record::Record;
-use crate::raft::types::GroupId;
+use crate::raft::types::{GroupId, NodeName};
 use crate::util::fs::sim::{Effect, Fault, Operation, Trigger};
 
 /// What a nemesis may do.
@@ -23,6 +23,8 @@ pub(super) struct Appetite {
     pub(super) disks: bool,
     /// Cuts, loss and delay.
     pub(super) network: bool,
+    /// What operators do to the list of members.
+    pub(super) members: bool,
     /// Farthest that a clock is set wrong, in milliseconds.
     pub(super) clock_ms: i64,
 }
@@ -40,15 +42,25 @@ pub(super) struct Deeds {
     pub(super) cuts: u64,
     /// Calls of disks that failed.
     pub(super) disk_errors: u64,
+    /// Nodes that were let in.
+    pub(super) joins: u64,
+    /// Nodes that were told to leave.
+    pub(super) leaves: u64,
+    /// Nodes that were drained.
+    pub(super) drains: u64,
+    /// Nodes that were lost for good.
+    pub(super) losses: u64,
 }
 
 /// See the [module](self).
 pub(super) struct Nemesis {
-    cluster: Arc<Cluster>,
+    pub(super) cluster: Arc<Cluster>,
     record: Arc<Record>,
     appetite: Appetite,
-    random: StdRng,
-    deeds: Deeds,
+    pub(super) random: StdRng,
+    pub(super) deeds: Deeds,
+    /// Nodes that were lost for good and are not removed yet.
+    pub(super) lost: Vec<NodeName>,
 }
 
 impl Nemesis {
@@ -64,13 +76,14 @@ impl Nemesis {
             appetite: appetite.clone(),
             random: StdRng::seed_from_u64(seed),
             deeds: Deeds::default(),
+            lost: Vec::new(),
         }
     }
 
     /// Works for so long, then puts everything in order: links, disks, clocks; all nodes run.
     pub(super) async fn work(mut self, duration: Duration) -> Deeds {
         let deadline = Instant::now() + duration;
-        for node in 0..self.cluster.shape.nodes {
+        for node in self.cluster.present() {
             self.turn_clock(node);
         }
         while Instant::now() < deadline && self.record.violation().is_none() {
@@ -85,8 +98,9 @@ impl Nemesis {
         sleep(Duration::from_millis(self.random.random_range(1..most_ms))).await;
     }
 
-    fn some_node(&mut self) -> NodeIndex {
-        self.random.random_range(0..self.cluster.shape.nodes)
+    pub(super) fn some_node(&mut self) -> NodeIndex {
+        let present = self.cluster.present();
+        present[self.random.random_range(0..present.len())]
     }
 
     /// A node, rather one that leads.
@@ -97,6 +111,9 @@ impl Nemesis {
     }
 
     async fn strike(&mut self) {
+        if self.appetite.members && self.random.random_ratio(1, 3) {
+            return self.operate().await;
+        }
         let what = self.random.random_range(0..26);
         self.record.trace((self.cluster.now_ms(), what));
         match what {
@@ -170,8 +187,8 @@ impl Nemesis {
 
     /// Crashes several nodes at one moment, or all.
     async fn crash_many(&mut self) {
-        let count = self.random.random_range(2..=self.cluster.shape.nodes);
-        let mut nodes: Vec<_> = (0..self.cluster.shape.nodes).collect();
+        let mut nodes = self.cluster.present();
+        let count = self.random.random_range(1..nodes.len().max(2)) + 1;
         nodes.shuffle(&mut self.random);
         nodes.truncate(count);
         for &node in &nodes {
@@ -187,7 +204,7 @@ impl Nemesis {
     }
 
     /// Starts a node; now and then it loses power meanwhile.
-    async fn start(&mut self, node: NodeIndex) {
+    pub(super) async fn start(&mut self, node: NodeIndex) {
         if self.cluster.running(node).is_some() {
             return;
         }
@@ -239,7 +256,7 @@ impl Nemesis {
     }
 
     async fn cut(&mut self) {
-        let nodes = self.cluster.shape.nodes;
+        let nodes = self.cluster.present();
         let network = Arc::clone(&self.cluster.network);
         self.deeds.cuts += 1;
         match self.random.random_range(0..5) {
@@ -256,8 +273,8 @@ impl Nemesis {
                 network.cut(other, one);
             }
             _ => {
-                for from in 0..nodes {
-                    for to in 0..nodes {
+                for &from in &nodes {
+                    for &to in &nodes {
                         if self.random.random_ratio(1, 3) {
                             network.cut(from, to);
                         }
@@ -290,7 +307,7 @@ impl Nemesis {
     async fn calm(&mut self) {
         self.cluster.network.heal();
         self.cluster.network.set_weather(Weather::FINE);
-        for node in 0..self.cluster.shape.nodes {
+        for node in self.cluster.present() {
             self.cluster.set_sync_ms_max(node, 3);
             let fs = self.cluster.fs(node);
             fs.clear_faults();
@@ -303,8 +320,11 @@ impl Nemesis {
             }
         }
         self.appetite.disks = false;
-        for node in 0..self.cluster.shape.nodes {
+        for node in self.cluster.present() {
             self.start(node).await;
+        }
+        if self.appetite.members {
+            self.finish_operations().await;
         }
     }
 }

@@ -28,6 +28,9 @@ use crate::types::Version;
 /// How long after the last fault everything must work again.
 const LIVELY_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long after that every replica must be where the cluster wants it.
+const ARRIVED_WITHIN: Duration = Duration::from_secs(60);
+
 /// How often invariants are looked at, and how often states are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 const LOOKS_PER_STATE: u32 = 50;
@@ -50,7 +53,9 @@ impl Plan {
     pub(super) fn random(random: &mut StdRng) -> Self {
         let election_ms = random.random_range(200..500);
         let shape = Shape {
-            nodes: if random.random_ratio(1, 6) { 5 } else { 3 },
+            founders: if random.random_ratio(1, 6) { 5 } else { 3 },
+            spares: 0,
+            replication_factor: 5,
             groups: random.random_range(1..=3),
             election_timeout: Duration::from_millis(election_ms),
             heartbeat_interval: Duration::from_millis(election_ms / random.random_range(4..8)),
@@ -73,10 +78,23 @@ impl Plan {
         let appetite = Appetite {
             disks: random.random_ratio(5, 6),
             network: random.random_ratio(5, 6),
+            members: false,
             clock_ms: [0, 60_000, 3_600_000][random.random_range(0..3)],
         };
         let duration = Duration::from_millis(random.random_range(4_000..9_000));
         Self { shape, load, appetite, duration }
+    }
+
+    /// The same with members that come and go, in every second seed.
+    fn with_members(mut self, random: &mut StdRng) -> Self {
+        if random.random_ratio(1, 2) {
+            self.appetite.members = true;
+            self.shape.founders = random.random_range(1..=4);
+            self.shape.spares = random.random_range(1..=3);
+            self.shape.replication_factor = random.random_range(1..=3);
+            self.duration += Duration::from_secs(4);
+        }
+        self
     }
 }
 
@@ -89,6 +107,8 @@ pub(super) struct Report {
     pub(super) deeds: Deeds,
     pub(super) traffic: Traffic,
     pub(super) counts: Counts,
+    /// Replicas that had moved away and were erased.
+    pub(super) erased: u64,
     /// Of everything that clients, replicas and states went through, and of every message: the same for all runs of a seed.
     pub(super) trace: (u64, u64),
     /// Virtual time, in milliseconds.
@@ -99,7 +119,8 @@ pub(super) struct Report {
 pub(super) fn run_seed(seed: u64) -> Report {
     let mut random = StdRng::seed_from_u64(seed);
     let plan = Plan::random(&mut random);
-    run(&plan, random.random())
+    let run_seed = random.random();
+    run(&plan.with_members(&mut random), run_seed)
 }
 
 /// Runs `plan`.
@@ -176,6 +197,7 @@ impl Run {
             deeds,
             traffic: self.cluster.network.traffic(),
             counts: self.record.counts(),
+            erased: self.invariants.erased(),
             trace: (self.record.trace_hash(), self.cluster.network.trace_hash()),
             took_ms,
         }
@@ -214,6 +236,15 @@ impl Run {
 
     async fn liveness(&mut self) {
         let (cluster, record) = (Arc::clone(&self.cluster), Arc::clone(&self.record));
+        let deadline = Instant::now() + ARRIVED_WITHIN;
+        while let Err(how) = cluster.arrived() {
+            if Instant::now() > deadline {
+                return self
+                    .record
+                    .violate(format!("replicas do not come to where they are to be: {how}"));
+            }
+            self.watch(sleep(LOOK_INTERVAL)).await;
+        }
         let work = async {
             write_and_read_all(&cluster, &record).await;
             expire_in_all(&cluster, &record).await;
@@ -238,7 +269,7 @@ impl Run {
         for (path, (value, version)) in record.promised() {
             let (group, key) = path.split_once('/').expect("a group and a key");
             let group = GroupId(group.parse().expect("a number"));
-            for node in 0..cluster.shape.nodes {
+            for node in cluster.holders(group) {
                 let read =
                     cluster.get(node, group, LIVELY_WITHIN, |engine| access::read(engine, key));
                 let found = self.watch(read).await;
@@ -271,7 +302,7 @@ async fn write_and_read_all(cluster: &Cluster, record: &Record) {
         };
         let stored = Seen::Ok(Answer::Stored(linz::Version(version.0)));
         record.history.returns(call, stored, cluster.now_ms());
-        for node in 0..cluster.shape.nodes {
+        for node in cluster.holders(group) {
             read_once(cluster, record, node, &key, group).await;
         }
     }

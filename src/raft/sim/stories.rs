@@ -27,7 +27,9 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Three nodes with the timeouts that are the defaults.
 fn shape() -> Shape {
     Shape {
-        nodes: 3,
+        founders: 3,
+        spares: 0,
+        replication_factor: 3,
         groups: 1,
         election_timeout: ELECTION_TIMEOUT,
         heartbeat_interval: Duration::from_millis(150),

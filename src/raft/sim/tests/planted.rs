@@ -15,7 +15,7 @@ const SEEDS: u64 = 60;
 /// Plans that give a bug its chance: what a seed would do anyway, but rather what matters to it.
 fn plan(bug: Bug, random: &mut StdRng) -> Plan {
     let mut plan = Plan::random(random);
-    plan.shape.nodes = 3;
+    plan.shape.founders = 3;
     plan.shape.groups = 1;
     plan.appetite.disks = true;
     plan.appetite.network = true;
