@@ -388,6 +388,12 @@ mod tests {
         }
     }
 
+    /// Another configuration, of a node that joins.
+    fn join(config: &mut Config) {
+        config.cluster.members.clear();
+        config.cluster.join = vec!["n2:9090".to_owned()];
+    }
+
     fn formed(names: &[&str]) -> Formed {
         let members =
             names.iter().map(|name| (NodeName::from(*name), Incarnation(Uuid::new_v4()))).collect();
@@ -430,6 +436,10 @@ mod tests {
             alone.refusal(|_| {}),
             " holds the data of a node by itself, which kvstore.cluster.members cannot make part of a cluster; unset kvstore.cluster.members, or set another kvstore.storage.data-dir"
         );
+        assert_eq!(
+            alone.refusal(join),
+            " holds the data of a node by itself, which kvstore.cluster.join cannot make part of a cluster; unset kvstore.cluster.join, or set another kvstore.storage.data-dir"
+        );
 
         let member = World::new().members(&["n1", "n2", "n3"]);
         member.open().expect("a fresh directory");
@@ -441,9 +451,10 @@ mod tests {
         let cluster = formed(&["n1", "n2", "n3"]);
         data.set_formed(&RealFileSystem, cluster).expect("a writable directory");
         drop(data);
+        // The rest of the configuration is checked as a member's only when it names some.
         assert_eq!(
             member.refusal(|config| config.cluster.members.clear()),
-            " belongs to a cluster of n1, n2 and n3, kvstore.cluster.members says nothing; name the same nodes (their addresses may change), or set another kvstore.storage.data-dir"
+            " belongs to a cluster of n1, n2 and n3, the configuration names none of them; set kvstore.cluster.join to addresses of some, or set another kvstore.storage.data-dir"
         );
     }
 
@@ -469,10 +480,52 @@ mod tests {
         let moved =
             world.but(|config| config.cluster.members[0].address = "elsewhere:1".to_owned());
         assert_eq!(moved.expect("addresses may change"), expected);
-        assert_eq!(
-            world.refusal(|config| config.cluster.members[0].node = "n4".to_owned()),
-            " belongs to a cluster of n1, n2 and n3, kvstore.cluster.members says n1, n2 and n4; name the same nodes (their addresses may change), or set another kvstore.storage.data-dir"
-        );
+    }
+
+    #[test]
+    fn members_come_and_go_after_a_cluster_is_formed() {
+        let world = World::new().members(&["n1", "n2", "n3"]);
+        let mut data = DataDirectory::open(&RealFileSystem, &world.config).expect("fresh");
+        let founders = formed(&["n1", "n2", "n3"]);
+        data.set_formed(&RealFileSystem, founders.clone()).expect("a writable directory");
+        let later = Formed { revision: 7, members: formed(&["n1", "n4"]).members, ..founders };
+        data.set_formed(&RealFileSystem, later.clone()).expect("a writable directory");
+        drop(data);
+        let expected = Place::Member(Standing::Formed(later.clone()));
+        // The configuration names some of them, or those that once were.
+        assert_eq!(world.open().expect("the founders").place, expected);
+        let other = world.but(|config| config.cluster.members[1].node = "n9".to_owned());
+        assert_eq!(other.expect("whoever").place, expected);
+        assert_eq!(world.but(join).expect("an address").place, expected);
+
+        let mut data = DataDirectory::open(&RealFileSystem, &world.config).expect("the same");
+        let file = world.directory.path().join(FILE);
+        std::fs::remove_file(&file).expect("it is there");
+        data.set_formed(&RealFileSystem, later).expect("nothing to do");
+        assert!(!file.exists(), "what has not changed is not written");
+    }
+
+    #[test]
+    fn a_directory_that_joins_does_so_until_it_belongs_to_a_cluster() {
+        let world = World::new();
+        let fresh = world.but(join).expect("a fresh directory");
+        assert_eq!(fresh.place, Place::Member(Standing::Joining));
+        assert_eq!(world.but(join).expect("the same again"), fresh);
+        let elsewhere = world.but(|config| config.cluster.join = vec!["other:1".to_owned()]);
+        assert_eq!(elsewhere.expect("any seed"), fresh);
+        let refusal = " is that of a node which is about to join a cluster, kvstore.cluster.join says nothing; set kvstore.cluster.join to addresses of its members, or empty the directory: nothing is stored in it yet";
+        assert_eq!(world.refusal(|_| {}), refusal);
+        let world = world.members(&["n1", "n2"]);
+        assert_eq!(world.refusal(|_| {}), refusal);
+
+        let mut config = world.config.clone();
+        join(&mut config);
+        let mut data = DataDirectory::open(&RealFileSystem, &config).expect("the same");
+        let cluster = Formed { revision: 3, ..formed(&["n1", "n2"]) };
+        data.set_formed(&RealFileSystem, cluster.clone()).expect("a writable directory");
+        drop(data);
+        let place = Place::Member(Standing::Formed(cluster));
+        assert_eq!(world.but(join).expect("the same again"), Identity { place, ..fresh });
     }
 
     #[test]
@@ -498,25 +551,61 @@ mod tests {
         assert_eq!(RealFileSystem.list(directory).expect("it is there"), ["thesis.tex"]);
     }
 
-    #[test]
-    fn a_directory_of_version_1_is_taken_as_it_is() {
-        let world = World::new();
-        let cluster = "6fa3bc4e-4a3f-4a6e-9b57-0f1d2c3b4a59";
+    /// Writes the object `{"magic": ..., <parts>}` of `version` with its checksum.
+    fn write(world: &World, version: u32, parts: &str) {
         let json = format!(
-            r#"{{"magic":"kvstore-data","version":1,"cluster":"{cluster}","incarnation":"0a1b2c3d-0000-4000-8000-000000000001","node":"n1","engine":"sled","shards":16}}"#
+            r#"{{"magic":"kvstore-data","version":{version},{parts},"incarnation":"0a1b2c3d-0000-4000-8000-000000000001","node":"n1","engine":"sled","shards":16}}"#
         );
         let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
         std::fs::write(world.directory.path().join(FILE), text).expect("a writable directory");
+    }
+
+    #[test]
+    fn directories_of_earlier_versions_are_taken_as_they_are() {
+        let world = World::new();
+        let cluster = "6fa3bc4e-4a3f-4a6e-9b57-0f1d2c3b4a59";
+        write(&world, 1, &format!(r#""cluster":"{cluster}""#));
         let found = world.open().expect("it is read");
         assert_eq!(found.place, Place::Alone(cluster.parse().expect("an id")));
         assert_eq!(found.incarnation.to_string(), "0a1b2c3d-0000-4000-8000-000000000001");
 
-        let later = json.replace("\"version\":1", "\"version\":3");
-        let text = format!("{later}\n{:08x}\n", crc32c::crc32c(later.as_bytes()));
-        std::fs::write(world.directory.path().join(FILE), text).expect("a writable directory");
-        let refusal = world.refusal(|_| {});
-        let expected = "/identity.json has version 3; this program reads versions 1 to 2";
-        assert_eq!(refusal, expected);
+        let world = world.members(&["n1", "n2"]);
+        write(&world, 2, r#""forming":["n1","n2"]"#);
+        let names = ["n1", "n2"].into_iter().map(NodeName::from).collect();
+        let found = world.open().expect("it is read");
+        assert_eq!(found.place, Place::Member(Standing::Forming(names)));
+
+        let member = "0a1b2c3d-0000-4000-8000-000000000001";
+        write(&world, 2, &format!(r#""cluster":"{cluster}","members":{{"n1":"{member}"}}"#));
+        let found = world.open().expect("it is read");
+        let formed = Formed {
+            cluster: cluster.parse().expect("an id"),
+            revision: 0,
+            members: [("n1".into(), found.incarnation)].into(),
+        };
+        assert_eq!(found.place, Place::Member(Standing::Formed(formed)));
+
+        write(&world, 4, r#""forming":["n1","n2"]"#);
+        let expected = "/identity.json has version 4; this program reads versions 1 to 3";
+        assert_eq!(world.refusal(|_| {}), expected);
+    }
+
+    #[test]
+    fn an_identity_whose_parts_contradict_each_other_is_refused() {
+        let world = World::new().members(&["n1", "n2"]);
+        let cluster = r#""cluster":"6fa3bc4e-4a3f-4a6e-9b57-0f1d2c3b4a59""#;
+        for parts in [
+            r#""joining":false"#.to_owned(),
+            r#""joining":true,"forming":["n1","n2"]"#.to_owned(),
+            format!(r#""joining":true,{cluster}"#),
+            format!(r#""joining":true,{cluster},"members":{{}}"#),
+            format!(r#""revision":7,{cluster}"#),
+            r#""revision":7,"forming":["n1","n2"]"#.to_owned(),
+        ] {
+            write(&world, 3, &parts);
+            let refusal = world.refusal(|_| {});
+            assert!(refusal.contains("its parts do not fit together"), "{parts}: {refusal}");
+        }
     }
 
     #[test]

@@ -140,3 +140,49 @@ fn read(who: &Who, cluster: Uuid, via: NodeName, response: JoinResponse) -> Opti
         via,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Incarnation;
+    use crate::proto::raft::{Member, MemberAddress};
+    use crate::raft::peers::handshake::write_member;
+
+    fn incarnation(number: u128) -> Incarnation {
+        Incarnation(Uuid::from_u128(number))
+    }
+
+    fn one(name: &str, number: u128, address: &str) -> MemberAddress {
+        let member = write_member(&name.into(), incarnation(number));
+        MemberAddress { member: Some(member), address: address.to_owned() }
+    }
+
+    #[test]
+    fn a_list_without_this_node_or_with_unknown_places_is_none() {
+        let who = Who { node: "n2".into(), incarnation: incarnation(2), shards: 4 };
+        let read = |members| {
+            let response = JoinResponse { members, revision: 5, meta_replica: 9 };
+            read(&who, Uuid::nil(), "n1".into(), response)
+        };
+        let (first, own) = (one("n1", 1, "a:1"), one("n2", 2, "[::1]:2"));
+        let joined = read(vec![first.clone(), own.clone()]).expect("a list");
+        assert_eq!((joined.formed.revision, joined.meta_replica), (5, 9));
+        assert_eq!(joined.addresses[&who.node].to_string(), "[::1]:2");
+        let member = |node: &str, bytes: &'static [u8]| Member {
+            node: node.to_owned(),
+            incarnation: bytes.into(),
+        };
+        for members in [
+            vec![],
+            vec![first.clone()],
+            vec![first.clone(), one("n2", 3, "a:2")],
+            vec![one("n1", 1, ""), own.clone()],
+            vec![MemberAddress { member: None, ..first.clone() }, own.clone()],
+            vec![MemberAddress { member: Some(member("n1", b"short")), ..first }, own.clone()],
+            vec![one("n 1", 1, "a:1"), own.clone()],
+            vec![own; MEMBERS_MAX + 1],
+        ] {
+            assert_eq!(read(members.clone()), None, "{members:?}");
+        }
+    }
+}

@@ -27,11 +27,12 @@ use tower::Service;
 use super::admit::{Admits, read_request};
 use super::exchange::Exchange;
 use super::files::{Receiving, Transfer};
-use super::handshake::{Called, Claim};
+use super::handshake::{Called, Claim, MEMBERS_MAX};
 use super::local::Local;
 use super::refusal::{Reason, Refusal};
 use super::sessions::{Session, Sessions};
 use super::{HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, TOKEN_HEADER};
+use crate::cluster::Standing;
 use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
 use crate::proto::raft::{
     ExchangeRequest, HandshakeRequest, HandshakeResponse, JoinRequest, JoinResponse, Proof,
@@ -196,7 +197,18 @@ impl Inner {
             return Err(Refusal::new(Reason::Busy, message));
         };
         let admits = self.admits.get().ok_or_else(|| self.starts())?;
-        session.check(&self.local.standing())?;
+        let standing = self.local.standing();
+        session.check(&standing)?;
+        if let Standing::Formed(ours) = &standing
+            && ours.members.len() >= MEMBERS_MAX
+            && !ours.members.contains_key(&session.node)
+        {
+            let message = format!(
+                "node {} is not taken in: the cluster has {MEMBERS_MAX} members already, which is as many as it can have; remove one first",
+                session.node
+            );
+            return Err(Refusal::new(Reason::NotAdmitted, message));
+        }
         let node = session.node.clone();
         let candidate = read_request(session, request)?;
         tokio::select! {
@@ -223,14 +235,15 @@ impl Inner {
 
     /// Logs a refusal, unless that was done lately: who is refused comes again.
     fn log(&self, refusal: &Refusal) {
-        if matches!(refusal.reason, Reason::NotReady | Reason::Busy) {
-            tracing::debug!("refused a node: {refusal}");
-            return;
-        }
         let now = Instant::now();
         let mut logged = self.logged.lock();
         logged.retain(|_, at| now - *at < REFUSAL_LOG_INTERVAL);
-        if logged.len() < REFUSALS_MAX && logged.insert(refusal.message.clone(), now).is_none() {
+        if logged.len() >= REFUSALS_MAX || logged.insert(refusal.message.clone(), now).is_some() {
+            return;
+        }
+        if matches!(refusal.reason, Reason::NotReady | Reason::Busy) {
+            tracing::debug!("refused a node: {refusal}");
+        } else {
             tracing::warn!("refused a node: {refusal}");
         }
     }
@@ -365,5 +378,174 @@ impl RaftService for PeerService {
         let session = self.0.sessions.admit(&token(request.metadata()))?;
         let answer = self.0.admit(session, request.into_inner()).await;
         Ok(Response::new(answer.inspect_err(|refusal| self.0.log(refusal))?))
+    }
+}
+
+#[cfg(test)]
+impl PeerService {
+    /// What it has refused lately.
+    pub(super) fn refusals(&self) -> Vec<String> {
+        self.0.logged.lock().keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tokio::sync::watch;
+    use tokio::task::JoinHandle;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::cluster::{Formed, Incarnation, NodeName};
+    use crate::raft::peers::{Admitted, Candidate, Secret, Who};
+    use crate::util::fs::RealFileSystem;
+
+    /// Decides about nobody until it is let go.
+    #[derive(Default)]
+    struct Slow {
+        asked: watch::Sender<usize>,
+        go: watch::Sender<bool>,
+    }
+
+    impl Slow {
+        /// Returns when `count` nodes wait.
+        async fn came(&self, count: usize) {
+            self.asked.subscribe().wait_for(|now| *now >= count).await.expect("it lives");
+        }
+    }
+
+    impl Admits for Slow {
+        fn admit(&self, candidate: Candidate) -> BoxFuture<'static, Result<Admitted, Refusal>> {
+            self.asked.send_modify(|asked| *asked += 1);
+            let mut go = self.go.subscribe();
+            Box::pin(async move {
+                go.wait_for(|now| *now).await.expect("the test lets it go");
+                let members = [(candidate.node, (candidate.incarnation, candidate.address))].into();
+                Ok(Admitted { revision: 1, members, meta_replica: 7 })
+            })
+        }
+    }
+
+    fn incarnation(number: u128) -> Incarnation {
+        Incarnation(Uuid::from_u128(number))
+    }
+
+    /// The service of node m0 in a cluster of `members`.
+    fn service(members: u128) -> PeerService {
+        let who = Who { node: "m0".into(), incarnation: incarnation(0), shards: 4 };
+        let members = (0..members).map(|it| (NodeName(format!("m{it}")), incarnation(it)));
+        let standing = Standing::Formed(Formed::new(members.collect(), 4));
+        let local = Local::new(who, Secret::new(""), standing, BTreeMap::new());
+        PeerService::new(local, Arc::new(RealFileSystem), None, CancellationToken::new())
+    }
+
+    fn candidate(node: &str, number: u128) -> Session {
+        Session {
+            node: node.into(),
+            incarnation: incarnation(number),
+            claim: Claim::Candidate,
+            addressed: false,
+        }
+    }
+
+    fn request() -> JoinRequest {
+        JoinRequest { address: "10.0.0.9:9090".to_owned(), weight: 100, zone: String::new() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_nodes_join_at_a_time_and_none_waits_for_ever() {
+        let (service, slow) = (service(3), Arc::new(Slow::default()));
+        let admit = || {
+            let inner = Arc::clone(&service.0);
+            tokio::spawn(async move { inner.admit(candidate("n9", 9), request()).await })
+        };
+        let refusal = async |task: JoinHandle<Result<JoinResponse, Refusal>>| {
+            let refusal = task.await.expect("it lives").expect_err("nobody decides");
+            (refusal.reason, refusal.message)
+        };
+        let starting = (Reason::NotReady, "node m0 is starting".to_owned());
+        assert_eq!(refusal(admit()).await, starting);
+        service.admit_with(Arc::clone(&slow) as Arc<dyn Admits>);
+        let waiting: Vec<_> = (0..ADMISSIONS_MAX).map(|_| admit()).collect();
+        slow.came(ADMISSIONS_MAX).await;
+        let busy = (Reason::Busy, "8 nodes are joining at the moment".to_owned());
+        assert_eq!(refusal(admit()).await, busy);
+        let began = Instant::now();
+        for task in waiting {
+            let late = "within 5s the cluster did not decide about node n9".to_owned();
+            assert_eq!(refusal(task).await, (Reason::NotReady, late));
+        }
+        assert_eq!(began.elapsed(), ADMIT_TIMEOUT);
+
+        let waiting = admit();
+        slow.came(ADMISSIONS_MAX + 1).await;
+        slow.go.send_replace(true);
+        let joined = waiting.await.expect("it lives").expect("it was let go");
+        assert_eq!((joined.members.len(), joined.meta_replica), (1, 7));
+        slow.go.send_replace(false);
+        let waiting = admit();
+        slow.came(ADMISSIONS_MAX + 2).await;
+        service.0.stopping.cancel();
+        let stopping = (Reason::NotReady, "node m0 is stopping".to_owned());
+        assert_eq!(refusal(waiting).await, stopping);
+    }
+
+    #[tokio::test]
+    async fn what_a_node_says_of_itself_is_checked() {
+        let (service, slow) = (service(3), Arc::new(Slow::default()));
+        service.admit_with(Arc::clone(&slow) as Arc<dyn Admits>);
+        let long = format!("{}:9090", "n".repeat(255));
+        let zone = "1 to 64 characters of A-Z a-z 0-9 . _ -";
+        for (change, why) in [
+            (
+                JoinRequest { address: "10.0.0.9".to_owned(), ..request() },
+                "its address is \"10.0.0.9\", the port is missing: expected http://HOST:PORT or HOST:PORT; correct kvstore.node.host".to_owned(),
+            ),
+            (
+                JoinRequest { address: long, ..request() },
+                "its address has 260 bytes, at most 259 are allowed; correct kvstore.node.host".to_owned(),
+            ),
+            (
+                JoinRequest { weight: 0, ..request() },
+                "kvstore.node.weight is 0, 1 to 1000 are allowed".to_owned(),
+            ),
+            (
+                JoinRequest { weight: 1_001, ..request() },
+                "kvstore.node.weight is 1001, 1 to 1000 are allowed".to_owned(),
+            ),
+            (
+                JoinRequest { weight: 65_537, ..request() },
+                "kvstore.node.weight is 65537, 1 to 1000 are allowed".to_owned(),
+            ),
+            (
+                JoinRequest { zone: "z".repeat(65), ..request() },
+                format!("kvstore.node.zone is {:?}; a zone has {zone}", "z".repeat(64)),
+            ),
+            (
+                JoinRequest { zone: "rack 7".to_owned(), ..request() },
+                format!("kvstore.node.zone is \"rack 7\"; a zone has {zone}"),
+            ),
+        ] {
+            let refused = service.0.admit(candidate("n9", 9), change).await;
+            let refused = refused.expect_err("it is none");
+            assert_eq!(refused.reason, Reason::NotAdmitted);
+            assert_eq!(refused.message, format!("node n9 is not taken in: {why}"));
+        }
+        // Who it is was proven by the handshake; the list may have changed since then.
+        let taken = service.0.admit(candidate("m2", 9), request()).await.expect_err("taken");
+        assert_eq!(taken.reason, Reason::AnotherIncarnation);
+        assert_eq!(*slow.asked.borrow(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_has_no_more_members_than_a_list_can_name() {
+        let (service, slow) = (service(MEMBERS_MAX as u128), Arc::new(Slow::default()));
+        service.admit_with(Arc::clone(&slow) as Arc<dyn Admits>);
+        slow.go.send_replace(true);
+        let full = service.0.admit(candidate("n9", 9), request()).await.expect_err("it is full");
+        assert_eq!(full.reason, Reason::NotAdmitted);
+        service.0.admit(candidate("m7", 7), request()).await.expect("it is on the list");
     }
 }

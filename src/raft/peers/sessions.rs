@@ -112,6 +112,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_meant_nobody_may_ask_to_be_a_member_and_no_more() {
+        let sessions = Sessions::default();
+        let anyone = Session { addressed: false, ..session(1) };
+        let token = sessions.begin(anyone.clone());
+        assert_eq!(sessions.open(&token).expect_err("no stream").reason, Reason::NoSession);
+        let token = sessions.begin(anyone.clone());
+        assert_eq!(sessions.admit(&token), Ok(anyone));
+        assert_eq!(sessions.admit(&token).expect_err("used").reason, Reason::NoSession);
+        let token = sessions.begin(session(2));
+        assert_eq!(sessions.admit(&token), Ok(session(2)));
+        let token = sessions.begin(session(3));
+        tokio::time::advance(TOKEN_AGE_MAX).await;
+        assert_eq!(sessions.admit(&token).expect_err("old").reason, Reason::NoSession);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn no_more_tokens_wait_than_allowed() {
         let sessions = Sessions::default();
         let first = sessions.begin(session(0));

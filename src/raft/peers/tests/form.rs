@@ -9,14 +9,7 @@ const THREE: [&str; 3] = ["n1", "n2", "n3"];
 /// A node that is to form a cluster of `members`.
 fn forming(name: &'static str, incarnation: u128, members: &[&str]) -> Setup {
     let standing = Standing::Forming(names(members));
-    Setup { name, incarnation, secret: "s3cret", standing, connection_age: None }
-}
-
-/// Ports that are free, for nodes that are not there yet.
-fn ports(count: usize) -> Vec<SocketAddr> {
-    let bound: Vec<_> =
-        (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-    bound.iter().map(|one| one.local_addr().expect("it is bound")).collect()
+    Setup { name, incarnation, secret: "s3cret", shards: SHARDS, standing, connection_age: None }
 }
 
 /// Starts a node that knows where all will be, and forms the cluster.

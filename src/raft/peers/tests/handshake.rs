@@ -164,7 +164,7 @@ async fn a_proof_that_was_overheard_is_worth_nothing() {
 }
 
 /// Opens a stream with `token` and one message on it.
-async fn exchange(client: &mut Client, token: Option<&[u8]>) -> Result<Bytes, Status> {
+pub(super) async fn exchange(client: &mut Client, token: Option<&[u8]>) -> Result<Bytes, Status> {
     let frame = Frame { id: 7, message: Bytes::from_static(b"let me in") };
     let once = futures::stream::iter([ExchangeRequest { frames: vec![frame] }]);
     let mut request = Request::new(once);

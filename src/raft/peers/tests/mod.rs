@@ -4,6 +4,7 @@ mod exchange;
 mod files;
 mod form;
 mod handshake;
+mod join;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ struct Setup {
     name: &'static str,
     incarnation: u128,
     secret: &'static str,
+    shards: u32,
     standing: Standing,
     connection_age: Option<Duration>,
 }
@@ -67,6 +69,13 @@ fn three() -> Formed {
     formed(&[("n1", 1), ("n2", 2), ("n3", 3)])
 }
 
+/// Ports that are free, for nodes that are not there yet.
+fn ports(count: usize) -> Vec<SocketAddr> {
+    let bound: Vec<_> =
+        (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    bound.iter().map(|one| one.local_addr().expect("it is bound")).collect()
+}
+
 fn fs() -> Arc<dyn FileSystem> {
     Arc::new(RealFileSystem)
 }
@@ -74,7 +83,7 @@ fn fs() -> Arc<dyn FileSystem> {
 /// A member of [`three`].
 fn member(name: &'static str, incarnation: u128) -> Setup {
     let standing = Standing::Formed(three());
-    Setup { name, incarnation, secret: "s3cret", standing, connection_age: None }
+    Setup { name, incarnation, secret: "s3cret", shards: SHARDS, standing, connection_age: None }
 }
 
 /// A node that is served.
@@ -121,7 +130,7 @@ impl Node {
         let who = Who {
             node: name(setup.name),
             incarnation: incarnation(setup.incarnation),
-            shards: SHARDS,
+            shards: setup.shards,
         };
         let secret = Secret::new(setup.secret);
         let local = Local::new(who, secret, setup.standing, BTreeMap::new());
@@ -179,6 +188,15 @@ impl Node {
                 Err(error) if Instant::now() > until => panic!("no reply: {error}"),
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
+        }
+    }
+
+    /// Returns when it has refused somebody with a sentence that has `part` in it.
+    async fn refuses(&self, part: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.service.refusals().iter().any(|said| said.contains(part)) {
+            assert!(Instant::now() < until, "{:?}", self.service.refusals());
+            sleep(Duration::from_millis(10)).await;
         }
     }
 
