@@ -674,3 +674,6 @@ impl Change {
         (came && went) || undone
     }
 }
+
+#[cfg(test)]
+mod tests;
