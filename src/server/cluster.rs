@@ -22,7 +22,7 @@ use crate::config::{Config, SyncMode};
 use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::peers::{GrpcTransport, Local, PeerService};
 use crate::raft::types::GroupId;
-use crate::raft::{self, Budget, Inbound, LogLimits, Node, Parts, Place, Room, Settings};
+use crate::raft::{self, Budget, Group, Inbound, LogLimits, Node, Parts, Place, Room, Settings};
 use crate::shard::Shard;
 use crate::storage::Environment;
 use crate::telemetry::{ComponentHealth, Status};
@@ -191,22 +191,40 @@ impl Cluster {
         Ok(())
     }
 
-    /// Whether every shard works here and knows its leader.
+    /// Whether every shard that the cluster wants here is here, works, and knows its leader.
     pub(super) fn is_ready(&self) -> bool {
         self.node.get().is_some_and(|node| {
-            node.groups().iter().all(|group| {
+            let (Some(state), own) = (node.meta().state(), node.name()) else { return false };
+            let works = |group: &Arc<Group>| {
                 let status = group.status();
                 status.failed.is_none() && status.leader.is_some()
-            })
+            };
+            let is_in_place = |place: &Arc<Place>| match place.seated() {
+                Some(group) => works(&group),
+                // One that only comes yet is missed by nobody.
+                None => {
+                    let shard = state.shards.get(place.id().0 as usize);
+                    !shard.is_some_and(|shard| shard.voters.values().any(|node| node == own))
+                }
+            };
+            !state.has_gone(own) && node.places().iter().all(is_in_place)
         })
     }
 
-    /// The health of every shard, by name.
+    /// The health of every shard that is here, by name.
     pub(super) fn health(&self) -> ComponentHealth {
-        let Some(node) = self.node.get() else {
-            return ComponentHealth::new(Status::OutOfService)
-                .detail("reason", "this node has not met all members of its cluster yet");
+        let waits = |reason: &str| {
+            ComponentHealth::new(Status::OutOfService).detail("reason", reason.to_owned())
         };
+        let Some(node) = self.node.get() else {
+            return waits("this node has not met all members of its cluster yet");
+        };
+        let Some(state) = node.meta().state() else {
+            return waits("this node has not heard yet what its cluster has agreed on");
+        };
+        if state.has_gone(node.name()) {
+            return waits("this node has left its cluster; stop it");
+        }
         let shards = node
             .status()
             .into_iter()
