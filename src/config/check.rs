@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read as _;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::settings::Config;
+use super::value;
 
 /// Longest secret, in bytes.
 const SECRET_BYTES_MAX: usize = 1_024;
@@ -58,6 +60,11 @@ const RULES: &[Rule] = &[
         "is set together with kvstore.cluster.members: a node either creates a cluster or joins one",
     ),
     (
+        &["kvstore.node.host", "kvstore.cluster.join"],
+        |c| is_loopback(&c.node.host) && !c.cluster.join.iter().all(|seed| is_loopback(seed)),
+        "is reached from this machine only, but kvstore.cluster.join names others; set it (or NODE_HOST) to the name or address under which they reach this node",
+    ),
+    (
         &["kvstore.raft.enabled", "kvstore.cluster.join", "kvstore.cluster.members"],
         |c| !c.raft.enabled && c.cluster.is_set(),
         "is false, but kvstore.cluster names other nodes",
@@ -107,6 +114,12 @@ const RULES: &[Rule] = &[
         "is not loopback, and without a secret whoever reaches it could pass for a node of the cluster; set the same kvstore.cluster.secret (or kvstore.cluster.secret-file) on all nodes, or, on a network that you trust, kvstore.cluster.insecure: true",
     ),
 ];
+
+/// Whether `host`, which may have a port, can only be this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|_| host.parse::<IpAddr>().is_err());
+    value::address(name.map_or(host, |(name, _)| name)).is_some_and(|it| it.is_loopback())
+}
 
 fn all_differ<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
     let mut seen = HashSet::new();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -220,10 +221,13 @@ fn relaxed_names_lists_and_elements_are_understood() {
         "kvstore.cluster.join: a:1, b:2\n",
         "KVSTORE.Cluster.JOIN: 'a:1,b:2'\n",
     ] {
-        assert_eq!(World::with(yaml).load().config.cluster.join, ["a:1", "b:2"], "{yaml}");
+        let world = World::with(yaml).env("NODE_HOST", "c");
+        assert_eq!(world.load().config.cluster.join, ["a:1", "b:2"], "{yaml}");
     }
-    let world =
-        World::new().env("KVSTORE_CLUSTER_JOIN_1", "b:2").env("KVSTORE_CLUSTER_JOIN_0", "a:1");
+    let world = World::new()
+        .env("KVSTORE_CLUSTER_JOIN_1", "b:2")
+        .env("KVSTORE_CLUSTER_JOIN_0", "a:1")
+        .env("NODE_HOST", "c");
     assert_eq!(world.load().config.cluster.join, ["a:1", "b:2"]);
     let refusal = World::new().env("KVSTORE_CLUSTER_JOIN_1", "b:2").refusal();
     assert!(refusal.contains("numbered from _0"), "{refusal}");
@@ -291,6 +295,48 @@ environment KVSTORE_CLUSTER_SECRET: the value is not allowed: text of at most 10
 }
 
 #[test]
+fn what_a_node_is_in_its_cluster_can_be_said() {
+    let config = World::new().load().config;
+    assert_eq!((config.node.weight, config.node.zone), (100, None));
+    assert_eq!(config.cluster.replace_after, Some(Duration::from_mins(30)));
+    assert_eq!(config.cluster.move_rate.map(NonZeroU64::get), Some(64 << 20));
+    assert!(config.raft.follower_reads);
+
+    let world = World::with(
+        "kvstore:\n  node: { zone: rack-7, weight: 250 }\n  \
+         cluster: { replace-after: 0, move-rate: 0 }\n  raft: { follower-reads: off }\n",
+    );
+    let config = world.load().config;
+    assert_eq!((config.node.weight, config.node.zone.as_deref()), (250, Some("rack-7")));
+    assert_eq!((config.cluster.replace_after, config.cluster.move_rate), (None, None));
+    assert!(!config.raft.follower_reads);
+
+    for (yaml, refusal) in [
+        ("kvstore.node.weight: 0", "weight: \"0\" is not allowed: a whole number from 1 to 1000"),
+        (
+            "kvstore.node.zone: rack 7",
+            "zone: \"rack 7\" is not allowed: 1 to 64 characters of A-Z a-z 0-9 . _ -, or nothing",
+        ),
+        (
+            "kvstore.cluster.replace-after: -1s",
+            "replace-after: \"-1s\" is not allowed: a duration from 0ms to 365d",
+        ),
+    ] {
+        let said = World::with(yaml).refusal();
+        assert!(said.ends_with(refusal), "{said}");
+    }
+    let zone = format!("kvstore.node.zone: {}", "z".repeat(65));
+    assert!(World::with(&zone).refusal().contains("is not allowed"));
+}
+
+#[test]
+fn an_address_has_brackets_where_it_needs_them() {
+    let at = |host: &str| Node { host: host.to_owned(), ..Node::default() }.address(9090);
+    assert_eq!(at("n1.example"), "n1.example:9090");
+    assert_eq!(at("::1"), "[::1]:9090");
+}
+
+#[test]
 fn combinations_that_cannot_work_are_refused() {
     for (yaml, refusal) in [
         (
@@ -314,12 +360,26 @@ fn combinations_that_cannot_work_are_refused() {
             "application.yml:1: kvstore.cluster.members: names a node twice",
         ),
         (
-            "kvstore: { raft.enabled: no, cluster: { join: 'a:1' } }",
+            "kvstore.cluster: { members: [node1=a:1], join: ['a:1'] }\nkvstore.node.host: b",
+            "application.yml:1: kvstore.cluster.join: is set together with kvstore.cluster.members: a node either creates a cluster or joins one",
+        ),
+        (
+            "kvstore.cluster: { join: ['127.0.0.1:1', 'a:1'] }",
+            "default: kvstore.node.host: is reached from this machine only, but kvstore.cluster.join names others; set it (or NODE_HOST) to the name or address under which they reach this node",
+        ),
+        (
+            "kvstore: { node.host: '::1', cluster: { join: '[::2]:1' } }",
+            "application.yml:1: kvstore.node.host: is reached from this machine only, but kvstore.cluster.join names others; set it (or NODE_HOST) to the name or address under which they reach this node",
+        ),
+        (
+            "kvstore: { raft.enabled: no, node.host: b, cluster: { join: 'a:1' } }",
             "application.yml:1: kvstore.raft.enabled: is false, but kvstore.cluster names other nodes",
         ),
     ] {
         assert_eq!(World::with(yaml).refusal(), refusal, "{yaml}");
     }
+    World::with("kvstore.cluster: { join: ['127.0.0.1:1', '[::1]:2', 'localhost:3'] }").load();
+    World::with("kvstore: { node.host: 10.0.0.4, cluster: { join: '127.0.0.1:1' } }").load();
     World::with("server.port: 0\nkvstore.grpc.port: 0\n").load();
     World::with("server.port: 9090\nkvstore.grpc.enabled: off\n").load();
 }
@@ -330,7 +390,7 @@ fn peers_need_a_secret_where_others_reach_them_unless_that_is_wanted() {
     let open = format!("server.address: 0.0.0.0\n{members}");
     let refusal = "application.yml:1: server.address: is not loopback, and without a secret whoever reaches it could pass for a node of the cluster; set the same kvstore.cluster.secret (or kvstore.cluster.secret-file) on all nodes, or, on a network that you trust, kvstore.cluster.insecure: true";
     assert_eq!(World::with(&open).refusal(), refusal);
-    let join = "server.address: '::'\nkvstore.cluster.join: a:1\n";
+    let join = "server.address: '::'\nkvstore.node.host: b\nkvstore.cluster.join: a:1\n";
     assert_eq!(World::with(join).refusal(), refusal);
     assert_eq!(World::with(&format!("{open}kvstore.cluster.secret: ''\n")).refusal(), refusal);
     assert_eq!(World::with(&format!("{open}kvstore.cluster.insecure: off\n")).refusal(), refusal);

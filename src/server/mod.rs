@@ -263,11 +263,9 @@ impl Server {
 }
 
 fn check_supported(config: &Config) -> Result<(), Error> {
-    let unsupported = |message: &str| Err(Error::Unsupported(message.to_owned()));
     if config.cluster.is_set() && config.storage.engine == config::Engine::Memory {
-        return unsupported(
-            "kvstore.storage.engine: memory forgets what it voted for and acknowledged; in a cluster set lsm or sled",
-        );
+        let message = "kvstore.storage.engine: memory forgets what it voted for and acknowledged; in a cluster set lsm or sled";
+        return Err(Error::Unsupported(message.to_owned()));
     }
     Ok(())
 }

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 
-use super::handshake::write_member;
+use super::handshake::{MEMBERS_MAX, write_member};
 use super::refusal::{Reason, Refusal};
 use super::sessions::Session;
-use crate::cluster::{Incarnation, NAME_BYTES_MAX, NodeName, Weight, is_name};
+use crate::cluster::{Incarnation, NAME_BYTES_MAX, NodeName, Standing, Weight, is_name};
 use crate::net::Endpoint;
 use crate::proto::raft::{JoinRequest, JoinResponse, MemberAddress};
 
@@ -60,12 +60,23 @@ pub trait Admits: Send + Sync + 'static {
     fn admit(&self, candidate: Candidate) -> BoxFuture<'static, Result<Admitted, Refusal>>;
 }
 
-/// Who is at the other end of `session` and says `request` of itself.
-pub(super) fn read_request(session: Session, request: JoinRequest) -> Result<Candidate, Refusal> {
+/// Who is at the other end of `session` and says `request` of itself, if it may be a member as far as this node knows.
+pub(super) fn candidate(
+    session: Session,
+    standing: &Standing,
+    request: JoinRequest,
+) -> Result<Candidate, Refusal> {
+    session.check(standing)?;
     let refuse = |why: String| {
         let message = format!("node {} is not taken in: {why}", session.node);
         Err(Refusal::new(Reason::NotAdmitted, message))
     };
+    if let Standing::Formed(ours) = standing
+        && ours.members.len() >= MEMBERS_MAX
+        && !ours.members.contains_key(&session.node)
+    {
+        return refuse(format!("the cluster has {MEMBERS_MAX} members, as many as it can have"));
+    }
     let JoinRequest { address, weight, zone } = request;
     if address.len() > ADDRESS_BYTES_MAX {
         return refuse(format!(

@@ -70,11 +70,10 @@ pub async fn join(local: &Local, seeds: &[Endpoint], about: &About) -> Result<Jo
         }
         let waits = waits.join("; ");
         if waits != told {
-            match local.standing() {
-                Standing::Formed(_) => {
-                    tracing::info!("no member knows yet where this one is reached now: {waits}");
-                }
-                _ => tracing::info!("this node has not joined the cluster yet: {waits}"),
+            if matches!(local.standing(), Standing::Formed(_)) {
+                tracing::info!("no member knows yet where this one is reached now: {waits}");
+            } else {
+                tracing::info!("this node has not joined the cluster yet: {waits}");
             }
             told = waits;
         }

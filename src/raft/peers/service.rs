@@ -24,15 +24,14 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
-use super::admit::{Admits, read_request};
+use super::admit::{Admits, candidate};
 use super::exchange::Exchange;
 use super::files::{Receiving, Transfer};
-use super::handshake::{Called, Claim, MEMBERS_MAX};
+use super::handshake::{Called, Claim};
 use super::local::Local;
 use super::refusal::{Reason, Refusal};
 use super::sessions::{Session, Sessions};
 use super::{HANDSHAKE_BYTES_MAX, MESSAGE_BYTES_MAX, TOKEN_HEADER};
-use crate::cluster::Standing;
 use crate::proto::raft::raft_service_server::{RaftService, RaftServiceServer};
 use crate::proto::raft::{
     ExchangeRequest, HandshakeRequest, HandshakeResponse, JoinRequest, JoinResponse, Proof,
@@ -197,31 +196,19 @@ impl Inner {
             return Err(Refusal::new(Reason::Busy, message));
         };
         let admits = self.admits.get().ok_or_else(|| self.starts())?;
-        let standing = self.local.standing();
-        session.check(&standing)?;
-        if let Standing::Formed(ours) = &standing
-            && ours.members.len() >= MEMBERS_MAX
-            && !ours.members.contains_key(&session.node)
-        {
-            let message = format!(
-                "node {} is not taken in: the cluster has {MEMBERS_MAX} members already, which is as many as it can have; remove one first",
-                session.node
-            );
-            return Err(Refusal::new(Reason::NotAdmitted, message));
-        }
-        let node = session.node.clone();
-        let candidate = read_request(session, request)?;
+        let candidate = candidate(session, &self.local.standing(), request)?;
+        let late = Refusal::new(
+            Reason::NotReady,
+            format!(
+                "within {ADMIT_TIMEOUT:?} the cluster did not decide about node {}",
+                candidate.node
+            ),
+        );
         tokio::select! {
             () = self.stopping.cancelled() => Err(self.stops()),
-            admitted = timeout(ADMIT_TIMEOUT, admits.admit(candidate)) => match admitted {
-                Ok(admitted) => Ok(admitted?.into_response()),
-                Err(_) => {
-                    let message = format!(
-                        "within {ADMIT_TIMEOUT:?} the cluster did not decide about node {node}"
-                    );
-                    Err(Refusal::new(Reason::NotReady, message))
-                }
-            },
+            admitted = timeout(ADMIT_TIMEOUT, admits.admit(candidate)) => {
+                Ok(admitted.map_err(|_| late)??.into_response())
+            }
         }
     }
 
@@ -398,7 +385,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::cluster::{Formed, Incarnation, NodeName};
+    use crate::cluster::{Formed, Incarnation, NodeName, Standing};
+    use crate::raft::peers::handshake::MEMBERS_MAX;
     use crate::raft::peers::{Admitted, Candidate, Secret, Who};
     use crate::util::fs::RealFileSystem;
 
@@ -441,7 +429,7 @@ mod tests {
         PeerService::new(local, Arc::new(RealFileSystem), None, CancellationToken::new())
     }
 
-    fn candidate(node: &str, number: u128) -> Session {
+    fn joins(node: &str, number: u128) -> Session {
         Session {
             node: node.into(),
             incarnation: incarnation(number),
@@ -459,7 +447,7 @@ mod tests {
         let (service, slow) = (service(3), Arc::new(Slow::default()));
         let admit = || {
             let inner = Arc::clone(&service.0);
-            tokio::spawn(async move { inner.admit(candidate("n9", 9), request()).await })
+            tokio::spawn(async move { inner.admit(joins("n9", 9), request()).await })
         };
         let refusal = async |task: JoinHandle<Result<JoinResponse, Refusal>>| {
             let refusal = task.await.expect("it lives").expect_err("nobody decides");
@@ -528,13 +516,13 @@ mod tests {
                 format!("kvstore.node.zone is \"rack 7\"; a zone has {zone}"),
             ),
         ] {
-            let refused = service.0.admit(candidate("n9", 9), change).await;
+            let refused = service.0.admit(joins("n9", 9), change).await;
             let refused = refused.expect_err("it is none");
             assert_eq!(refused.reason, Reason::NotAdmitted);
             assert_eq!(refused.message, format!("node n9 is not taken in: {why}"));
         }
         // Who it is was proven by the handshake; the list may have changed since then.
-        let taken = service.0.admit(candidate("m2", 9), request()).await.expect_err("taken");
+        let taken = service.0.admit(joins("m2", 9), request()).await.expect_err("taken");
         assert_eq!(taken.reason, Reason::AnotherIncarnation);
         assert_eq!(*slow.asked.borrow(), 0);
     }
@@ -544,8 +532,8 @@ mod tests {
         let (service, slow) = (service(MEMBERS_MAX as u128), Arc::new(Slow::default()));
         service.admit_with(Arc::clone(&slow) as Arc<dyn Admits>);
         slow.go.send_replace(true);
-        let full = service.0.admit(candidate("n9", 9), request()).await.expect_err("it is full");
+        let full = service.0.admit(joins("n9", 9), request()).await.expect_err("it is full");
         assert_eq!(full.reason, Reason::NotAdmitted);
-        service.0.admit(candidate("m7", 7), request()).await.expect("it is on the list");
+        service.0.admit(joins("m7", 7), request()).await.expect("it is on the list");
     }
 }

@@ -106,7 +106,9 @@ fn cluster(ports: &[SocketAddr]) -> (Vec<Node>, Arc<List>) {
         Node::start_at(founder("n2", 2), ports[1]),
     ];
     let list = List::new(&founders(), ports);
-    nodes.iter().for_each(|node| list.serve(node));
+    for node in &nodes {
+        list.serve(node);
+    }
     (nodes, list)
 }
 
@@ -316,6 +318,11 @@ async fn who_joins_may_ask_for_that_once_and_for_nothing_else() {
         let why = "only peers are served here: no handshake allowed this call";
         assert_eq!(refused.message(), why);
     }
+    // Nobody who has not proven anything makes it set memory aside.
+    let large = JoinRequest { zone: "z".repeat(200_000), ..JoinRequest::default() };
+    let refused = client.join(Request::new(large)).await.expect_err("it is large");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+
     let third = Node::start(joiner(), &Double::new());
     let calling = Calling::new(&third.local.who, &third.local.standing(), None);
     let prove = |challenge| calling.prove(&third.local.secret, &challenge).expect("a challenge");
