@@ -57,7 +57,6 @@ pub(super) async fn form(
 /// # Errors
 ///
 /// As [`form`]'s.
-#[cfg_attr(not(test), expect(dead_code, reason = "the server does not join yet"))]
 pub(super) async fn join(
     data: DataDirectory,
     local: &Local,
@@ -77,14 +76,12 @@ pub(super) async fn join(
 /// # Errors
 ///
 /// When an address in the configuration is none.
-#[cfg_attr(not(test), expect(dead_code, reason = "the server does not join yet"))]
 pub(super) fn seeds(config: &Config) -> Result<Vec<Endpoint>, Error> {
     let join = &config.cluster.join;
     join.iter().map(|address| endpoint("kvstore.cluster.join", address)).collect()
 }
 
 /// What this node tells others of itself; its gRPC port is `port`.
-#[cfg_attr(not(test), expect(dead_code, reason = "the server does not join yet"))]
 pub(super) fn about(config: &Config, port: u16) -> About {
     let node = &config.node;
     About { address: node.address(port), weight: node.weight, zone: node.zone.clone() }
