@@ -448,8 +448,8 @@ impl ClusterState {
                 settings.replication_factor
             ));
         }
-        if !(1..=256).contains(&settings.moves_max) {
-            return refuse(format!("moves {}: they are 1 to 256", settings.moves_max));
+        if !(1..=1_000).contains(&settings.moves_max) {
+            return refuse(format!("moves {}: they are 1 to 1,000", settings.moves_max));
         }
         self.settings = settings;
         self.place();
@@ -622,6 +622,13 @@ impl ClusterState {
         }
         self.place();
         !gone.is_empty()
+    }
+
+    /// The node that should lead a shard: the first of its placement that votes.
+    pub fn preferred_leader(&self, shard: ShardId) -> Option<&NodeName> {
+        let voters = &self.shards.get(shard.0 as usize)?.voters;
+        let votes = |node: &&NodeName| voters.values().any(|other| other == *node);
+        self.placement.nodes(shard).iter().find(votes)
     }
 
     /// The replica of `shard` on `node`, if it is to be there: what is in the group or comes to it.

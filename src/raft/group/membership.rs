@@ -67,6 +67,13 @@ impl Group {
         metrics.membership_config.membership().get_node(&replica).cloned()
     }
 
+    /// Who votes, by the last membership in the log here.
+    pub fn voters(&self) -> Vec<ReplicaId> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().collect()
+    }
+
     /// The membership that the group has committed, as far as it is applied here, if there is no later one in the log: with it nothing is under way.
     pub fn committed_membership(&self) -> Option<StoredMembership> {
         let applied = self.state().membership();

@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Node;
-use crate::cluster::ClusterState;
-use crate::raft::types::{GroupId, NodeName};
+use crate::raft::types::GroupId;
 use crate::types::ShardId;
 
 /// How often logs are looked at, and leaders.
@@ -20,13 +19,6 @@ const MOVE_AFTER: Duration = Duration::from_secs(5);
 
 /// Snapshots that are made at a time, so that not all groups flush at once.
 const SNAPSHOTS_AT_A_TIME: usize = 2;
-
-/// The node that should lead a shard: the first of its placement that votes.
-fn preferred(state: &ClusterState, shard: ShardId) -> Option<&NodeName> {
-    let voters = &state.shards.get(shard.0 as usize)?.voters;
-    let votes = |node: &&NodeName| voters.values().any(|other| other == *node);
-    state.placement.nodes(shard).iter().find(votes)
-}
 
 impl Node {
     /// Cuts the logs behind snapshots, and makes these: of groups that wrote much since their last one; and of the one that holds the oldest part of
@@ -69,7 +61,7 @@ impl Node {
             let now = Instant::now();
             for group in self.groups() {
                 let id = group.id();
-                let preferred = preferred(&state, ShardId(id.0));
+                let preferred = state.preferred_leader(ShardId(id.0));
                 let Some(preferred) = preferred.filter(|node| **node != self.settings.node) else {
                     since.remove(&id);
                     continue;
