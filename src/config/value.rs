@@ -75,7 +75,7 @@ pub(super) fn list(text: &str) -> Vec<String> {
 }
 
 /// A name of a node: 1 to 64 characters of `A-Z a-z 0-9 . _ -`.
-pub(super) fn node_name(text: &str) -> bool {
+pub fn node_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
@@ -89,7 +89,7 @@ pub(super) fn host(text: &str) -> bool {
 }
 
 /// `host:port` with a port of 1 to 65535; an IPv6 address stands in brackets.
-pub(super) fn endpoint(text: &str) -> bool {
+pub fn endpoint(text: &str) -> bool {
     let Some((name, port)) = text.rsplit_once(':') else { return false };
     let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let named = bracketed.map_or_else(

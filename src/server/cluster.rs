@@ -116,12 +116,13 @@ impl Cluster {
     pub(super) fn view(self: &Arc<Self>) -> ClusterView {
         let members = self.config.cluster.members.iter();
         let transport = Arc::clone(&self.transport);
-        ClusterView {
-            own: NodeName(self.config.node.id.clone()),
-            members: members.map(|it| (NodeName(it.node.clone()), it.address.clone())).collect(),
-            groups: Arc::clone(&self.node),
-            reaches: Box::new(move |node| transport.reaches(node)),
-        }
+        ClusterView::new(
+            NodeName(self.config.node.id.clone()),
+            members.map(|it| (NodeName(it.node.clone()), it.address.clone())).collect(),
+            self.config.hash_ring.shards,
+            Arc::clone(&self.node),
+            move |node| transport.reaches(node),
+        )
     }
 
     /// Bytes of the log's files.
