@@ -1,8 +1,9 @@
 //! What operators ask: status, configuration, maintenance, backups; and the no-op echo that the load generator measures the
 //! transport with.
 //!
-//! Membership calls are part of the API and answer FAILED_PRECONDITION on a node that runs alone.
+//! What concerns the cluster is checked here and asked of [`Operate`]; on a node that runs alone that refuses it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::cluster::ClusterView;
-use super::{Api, status};
+use super::cluster::Operate;
+use super::{Api, status, validate};
 use crate::backup;
 use crate::error::{Error, Reason, Result};
 use crate::proto::admin::admin_service_server::AdminService;
@@ -19,25 +20,24 @@ use crate::proto::admin::{
     AddNodeRequest, AddNodeResponse, CompactRequest, CompactResponse, ConfigValue,
     CreateBackupRequest, CreateBackupResponse, DrainNodeRequest, DrainNodeResponse, EchoRequest,
     EchoResponse, EchoStreamRequest, EchoStreamResponse, FlushRequest, FlushResponse,
-    GetConfigRequest, GetConfigResponse, ListNodesRequest, ListNodesResponse, ListShardsRequest,
-    ListShardsResponse, MoveLeaderRequest, MoveLeaderResponse, Node, RemoveNodeRequest,
-    RemoveNodeResponse, Shard, StatusRequest, StatusResponse,
+    GetClusterSettingsRequest, GetClusterSettingsResponse, GetConfigRequest, GetConfigResponse,
+    ListNodesRequest, ListNodesResponse, ListShardsRequest, ListShardsResponse, MoveLeaderRequest,
+    MoveLeaderResponse, RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest,
+    ReplaceNodeResponse, StatusRequest, StatusResponse, UpdateClusterSettingsRequest,
+    UpdateClusterSettingsResponse,
 };
+use crate::storage::EngineStatus;
 use crate::telemetry::{self, Health};
 use crate::types::ShardId;
 
 /// What the operators' calls need beside the [`Api`].
 pub struct Operations {
-    /// `host:port` of the gRPC port, as told to others.
-    pub address: String,
     /// Whether the node is ready.
     pub health: Arc<Health>,
     /// The effective configuration, secrets masked.
     pub config: Vec<ConfigValue>,
     /// Where backups go; `None` refuses them.
     pub backups: Option<PathBuf>,
-    /// The cluster; `None` on a node that runs alone.
-    pub cluster: Option<ClusterView>,
 }
 
 /// The operators' service. Cheap to clone.
@@ -53,13 +53,8 @@ impl AdminApi {
         Self { api, operations: Arc::new(operations) }
     }
 
-    /// Why members are neither added nor removed.
-    fn fixed_members<T>(&self) -> Result<Response<T>, Status> {
-        if self.operations.cluster.is_none() {
-            return alone();
-        }
-        let message = "the members of this cluster are those that founded it (kvstore.cluster.members); this version changes none";
-        Err(status::to_tonic(&Error::new(Reason::FailedPrecondition, message)))
+    fn cluster(&self) -> &dyn Operate {
+        &*self.api.0.cluster
     }
 
     fn node_id(&self) -> &str {
@@ -114,24 +109,15 @@ impl AdminApi {
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
     fn list_shards_now(&self) -> Result<ListShardsResponse> {
-        let own = || self.node_id().to_owned();
-        let shards = self.api.0.router.status()?.into_iter().map(|shard| {
-            let (leader, replicas) = match shard.group {
-                None => (own(), vec![own()]),
-                Some(group) => (
-                    group.leader.map(|node| node.0).unwrap_or_default(),
-                    group.replicas.into_values().map(|node| node.0).collect(),
-                ),
-            };
-            Shard {
-                id: shard.id.0,
-                leader,
-                replicas,
-                keys: shard.engine.keys as f64,
-                bytes: shard.engine.bytes as f64,
+        let stored: HashMap<u32, EngineStatus> =
+            self.api.0.router.status()?.into_iter().map(|it| (it.id.0, it.engine)).collect();
+        let mut shards = self.cluster().shards();
+        for shard in &mut shards {
+            if let Some(stored) = stored.get(&shard.id) {
+                (shard.keys, shard.bytes) = (stored.keys as f64, stored.bytes as f64);
             }
-        });
-        Ok(ListShardsResponse { shards: shards.collect() })
+        }
+        Ok(ListShardsResponse { shards })
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
@@ -156,9 +142,8 @@ impl AdminApi {
     }
 }
 
-fn alone<T>() -> Result<Response<T>, Status> {
-    let message = "this node runs alone; membership exists in a cluster (kvstore.cluster.members)";
-    Err(status::to_tonic(&Error::new(Reason::FailedPrecondition, message)))
+fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| status::to_tonic(&error))
 }
 
 #[tonic::async_trait]
@@ -171,51 +156,88 @@ impl AdminService for AdminApi {
         &self,
         _: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
-        if let Some(cluster) = &self.operations.cluster {
-            return Ok(Response::new(ListNodesResponse { nodes: cluster.nodes(), epoch: 0 }));
-        }
-        let shards = self.api.0.router.shard_count();
-        let node = Node {
-            id: self.node_id().to_owned(),
-            address: self.operations.address.clone(),
-            state: "up".to_owned(),
-            replicas: shards,
-            leaders: shards,
-        };
-        Ok(Response::new(ListNodesResponse { nodes: vec![node], epoch: 0 }))
+        Ok(Response::new(self.cluster().nodes()))
     }
 
     async fn add_node(
         &self,
-        _: Request<AddNodeRequest>,
+        request: Request<AddNodeRequest>,
     ) -> Result<Response<AddNodeResponse>, Status> {
-        self.fixed_members()
+        let AddNodeRequest { id, address } = request.into_inner();
+        let added = async {
+            let node = validate::node("id", id)?;
+            let start_command = self.cluster().add(node, validate::address(address)?).await?;
+            Ok(AddNodeResponse { start_command })
+        };
+        answer(added.await)
     }
 
     async fn remove_node(
         &self,
-        _: Request<RemoveNodeRequest>,
+        request: Request<RemoveNodeRequest>,
     ) -> Result<Response<RemoveNodeResponse>, Status> {
-        self.fixed_members()
+        let RemoveNodeRequest { id, force } = request.into_inner();
+        let removed = async {
+            self.cluster().remove(validate::node("id", id)?, force).await?;
+            Ok(RemoveNodeResponse {})
+        };
+        answer(removed.await)
     }
 
     async fn drain_node(
         &self,
-        _: Request<DrainNodeRequest>,
+        request: Request<DrainNodeRequest>,
     ) -> Result<Response<DrainNodeResponse>, Status> {
-        self.fixed_members()
+        let DrainNodeRequest { id } = request.into_inner();
+        let drained = async {
+            self.cluster().drain(validate::node("id", id)?).await?;
+            Ok(DrainNodeResponse {})
+        };
+        answer(drained.await)
+    }
+
+    async fn replace_node(
+        &self,
+        request: Request<ReplaceNodeRequest>,
+    ) -> Result<Response<ReplaceNodeResponse>, Status> {
+        let replaced = async {
+            let (node, by) = validate::exchange(request.into_inner())?;
+            self.cluster().replace(node, by).await?;
+            Ok(ReplaceNodeResponse {})
+        };
+        answer(replaced.await)
+    }
+
+    async fn get_cluster_settings(
+        &self,
+        _: Request<GetClusterSettingsRequest>,
+    ) -> Result<Response<GetClusterSettingsResponse>, Status> {
+        let settings = self.cluster().settings();
+        answer(settings.map(|it| GetClusterSettingsResponse { settings: Some(it) }))
+    }
+
+    async fn update_cluster_settings(
+        &self,
+        request: Request<UpdateClusterSettingsRequest>,
+    ) -> Result<Response<UpdateClusterSettingsResponse>, Status> {
+        let changed = async {
+            let change = validate::settings_change(request.into_inner())?;
+            let settings = self.cluster().change_settings(change).await?;
+            Ok(UpdateClusterSettingsResponse { settings: Some(settings) })
+        };
+        answer(changed.await)
     }
 
     async fn move_leader(
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
-        let Some(cluster) = &self.operations.cluster else { return alone() };
         let MoveLeaderRequest { shard, node } = request.into_inner();
-        let moved = cluster.move_leader(ShardId(shard), node).await;
-        moved
-            .map(|()| Response::new(MoveLeaderResponse {}))
-            .map_err(|error| status::to_tonic(&error))
+        let moved = async {
+            self.cluster().move_leader(ShardId(shard), validate::node("node", node)?).await?;
+            Ok(MoveLeaderResponse {})
+        };
+        answer(moved.await)
     }
 
     async fn list_shards(

@@ -11,8 +11,9 @@ use super::{Api, status};
 use crate::proto::v1::kv_service_server::KvService;
 use crate::proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest,
-    DeleteResponse, GetRequest, GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    ScanRequest, ScanResponse, SessionRequest, StatsRequest, StatsResponse,
+    DeleteResponse, GetRequest, GetResponse, GetRingRequest, GetRingResponse, PutRequest,
+    PutResponse, RangeRequest, RangeResponse, ScanRequest, ScanResponse, SessionRequest,
+    StatsRequest, StatsResponse,
 };
 
 impl Api {
@@ -94,5 +95,12 @@ impl KvService for Api {
 
     async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsResponse>, Status> {
         answer(Api::stats(self).await)
+    }
+
+    async fn get_ring(
+        &self,
+        _: Request<GetRingRequest>,
+    ) -> Result<Response<GetRingResponse>, Status> {
+        answer(self.ring())
     }
 }

@@ -11,6 +11,7 @@ use tonic_web::GrpcWebLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::Api;
+use super::epoch::EPOCH_HEADER;
 use super::rest::Rest;
 use crate::proto::OPENAPI;
 
@@ -53,6 +54,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             name("x-user-agent"),
             name("grpc-timeout"),
             name("connect-protocol-version"),
+            EPOCH_HEADER,
         ])
         .expose_headers([
             name("grpc-status"),
@@ -60,6 +62,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             name("grpc-status-details-bin"),
             header::ETAG,
             header::RETRY_AFTER,
+            EPOCH_HEADER,
         ])
         .max_age(PREFLIGHT_KEPT)
 }

@@ -11,8 +11,8 @@ use super::{Api, call::Call, validate};
 use crate::error::{Error, Reason, Result};
 use crate::proto::v1::{
     self, BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest,
-    DeleteResponse, GetRequest, GetResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    StatsResponse, get_response, item, put_request,
+    DeleteResponse, GetRequest, GetResponse, GetRingResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, StatsResponse, get_response, item, put_request,
 };
 use crate::router::{Freshness, Item, Put, Query};
 use crate::shard::Document;
@@ -241,6 +241,12 @@ impl Api {
         }
         let direction = if reverse { Direction::Reverse } else { Direction::Forward };
         Query::new(start, end, prefix, direction, keys_only)
+    }
+
+    /// Which node leads each shard, as far as this one knows.
+    pub(super) fn ring(&self) -> Result<GetRingResponse> {
+        self.check_serving()?;
+        Ok(GetRingResponse::clone(&self.0.cluster.ring()))
     }
 
     /// Counts what is stored and what was done.

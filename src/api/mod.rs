@@ -12,19 +12,24 @@
 pub mod actuator;
 mod admin;
 mod admission;
+mod alone;
 mod body;
 mod call;
 mod cluster;
 mod diagnose;
 mod documents;
+mod epoch;
 mod grpc;
 mod http;
 mod kv;
+mod member;
 mod paths;
 mod rest;
 mod scan;
 mod session;
 mod status;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod validate;
 
@@ -36,8 +41,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::admin::{AdminApi, Operations};
 pub use self::admission::{AdmissionLayer, InFlight};
-pub use self::cluster::ClusterView;
+pub use self::alone::Alone;
+pub use self::cluster::{Asked, Operate};
 pub use self::http::http_router;
+pub use self::member::Member;
 pub use self::transport::{Reporter, SERVICE_NAME, grpc_routes};
 use crate::error::{Error, Reason, Result};
 use crate::router::Router;
@@ -66,21 +73,23 @@ struct Inner {
     limits: Limits,
     metrics: Arc<Metrics>,
     node: Node,
+    cluster: Arc<dyn Operate>,
     serving: AtomicBool,
     stopping: CancellationToken,
 }
 
 impl Api {
-    /// An API over `router`. It serves until `stopping` is cancelled: sessions then end, other calls finish.
+    /// An API over `router`, of a node of `cluster`. It serves until `stopping` is cancelled: sessions then end, other calls finish.
     pub fn new(
         router: Router,
         limits: Limits,
         metrics: Arc<Metrics>,
         node: Node,
+        cluster: Arc<dyn Operate>,
         stopping: CancellationToken,
     ) -> Self {
         let serving = AtomicBool::new(true);
-        Self(Arc::new(Inner { router, limits, metrics, node, serving, stopping }))
+        Self(Arc::new(Inner { router, limits, metrics, node, cluster, serving, stopping }))
     }
 
     /// Refuses all further calls: for the last moment, when storage closes.

@@ -19,8 +19,14 @@ const DOCUMENTS: &str = "/api/v1/json";
 /// Paths that take POST beside the methods of a key.
 const POSTED: [&str; 2] = ["/api/v1/kv/batch", "/api/v1/kv/batch-get"];
 
+/// Where a client learns which node leads each shard: outside of the paths below which everything is a key.
+const RING: &str = "/api/v1/ring";
+
 /// What the names of [`Consistency`] begin with in proto3 JSON.
 const CONSISTENCY_PREFIX: &str = "CONSISTENCY_";
+
+/// Methods of a path that is only read.
+const READ_METHODS: &str = "GET, HEAD";
 
 /// Methods of a path that names a key.
 const KEY_METHODS: &str = "GET, HEAD, PUT, DELETE";
@@ -43,6 +49,9 @@ impl<'a> Target<'a> {
     ///
     /// INVALID_KEY when the key is empty, malformed percent-encoding or not UTF-8.
     pub(super) fn parse(path: &'a str) -> Result<Self> {
+        if path == RING {
+            return Ok(Self::Transcoded(path.into()));
+        }
         for prefix in TRANSCODED {
             if let Some(encoded) = below(path, prefix) {
                 decode_key(encoded)?;
@@ -61,9 +70,13 @@ impl<'a> Target<'a> {
     }
 }
 
-/// The methods that a path below one of the prefixes takes, for `Allow`.
+/// The methods that a path which is served takes, for `Allow`.
 pub(super) fn allowed_methods(path: &str) -> String {
-    if takes_post(path) { format!("{KEY_METHODS}, POST") } else { KEY_METHODS.to_owned() }
+    match path {
+        RING => READ_METHODS.to_owned(),
+        path if takes_post(path) => format!("{KEY_METHODS}, POST"),
+        _ => KEY_METHODS.to_owned(),
+    }
 }
 
 /// Whether the path takes POST, which paths of a key do not.
@@ -133,6 +146,7 @@ mod tests {
 
     #[test]
     fn slashes_of_a_key_become_one_segment() {
+        assert_eq!(transcoded("/api/v1/ring").as_deref(), Some("/api/v1/ring"));
         assert_eq!(transcoded("/api/v1/kv/a").as_deref(), Some("/api/v1/kv/a"));
         assert_eq!(transcoded("/api/v1/kv/a/b%2Fc").as_deref(), Some("/api/v1/kv/a%2Fb%2Fc"));
         assert_eq!(transcoded("/api/v1/keys//a/").as_deref(), Some("/api/v1/keys/%2Fa%2F"));
@@ -176,7 +190,7 @@ mod tests {
 
     #[test]
     fn other_paths_are_nobodys() {
-        for path in ["/", "/api/v1/kvs", "/api/v1/keysx/a", "/api/v2/kv/a"] {
+        for path in ["/", "/api/v1/ring/", "/api/v1/kvs", "/api/v1/keysx/a", "/api/v2/kv/a"] {
             assert_eq!(Target::parse(path).expect("legal"), Target::Unknown, "{path}");
         }
     }

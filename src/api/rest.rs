@@ -15,14 +15,16 @@ use rest_over_grpc::handling::{Context, ResponseStream, Status};
 use rest_over_grpc::transcoding::{Transcode as _, TranscodeResponse};
 
 use super::call::Call;
+use super::epoch::Announcement;
 use super::paths::{self, Target};
 use super::{Api, body, diagnose, status};
 use crate::error::{Error, Kind, Reason, Result};
 use crate::proto::rest::Transcoder;
 use crate::proto::v1::{
     BatchGetRequest, BatchGetResponse, BatchPutRequest, BatchPutResponse, DeleteRequest,
-    DeleteResponse, GetRequest, GetResponse, KvService, PutRequest, PutResponse, RangeRequest,
-    RangeResponse, ScanRequest, ScanResponse, StatsRequest, StatsResponse,
+    DeleteResponse, GetRequest, GetResponse, GetRingRequest, GetRingResponse, KvService,
+    PutRequest, PutResponse, RangeRequest, RangeResponse, ScanRequest, ScanResponse, StatsRequest,
+    StatsResponse,
 };
 
 /// The REST side of the API. Cheap to clone.
@@ -41,7 +43,11 @@ impl Rest {
     /// Serves whatever path no other route took.
     pub(super) async fn serve(self, request: Request) -> Response<Body> {
         let head = request.method() == Method::HEAD;
-        let response = self.answer(request).await.unwrap_or_else(|error| error_answer(&error));
+        let announcement = Announcement::asked(&self.api, request.headers());
+        let mut response = self.answer(request).await.unwrap_or_else(|error| error_answer(&error));
+        if let Some(announcement) = announcement {
+            announcement.tell(&mut response);
+        }
         if head { without_body(response) } else { response }
     }
 
@@ -238,5 +244,13 @@ impl KvService for Handlers {
 
     async fn stats(&self, _: StatsRequest, _: &mut Context) -> Result<StatsResponse, Status> {
         self.0.stats().await.map_err(refuse)
+    }
+
+    async fn get_ring(
+        &self,
+        _: GetRingRequest,
+        _: &mut Context,
+    ) -> Result<GetRingResponse, Status> {
+        self.0.ring().map_err(refuse)
     }
 }

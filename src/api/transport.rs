@@ -13,6 +13,7 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::Service;
 
+use super::epoch::Announcing;
 use super::{AdminApi, Api, status};
 use crate::proto::DESCRIPTORS;
 use crate::proto::admin::admin_service_server::AdminServiceServer;
@@ -50,7 +51,7 @@ pub async fn grpc_routes(api: &Api, admin: AdminApi) -> (Routes, Reporter) {
     };
     let mut routes = Routes::builder();
     routes
-        .add_service(Reasoned { inner: kv, max })
+        .add_service(Announcing { inner: Reasoned { inner: kv, max }, api: api.clone() })
         .add_service(Reasoned { inner: admin, max })
         .add_service(health);
     routes.add_service(reflection().build_v1().expect("the embedded descriptors are whole"));

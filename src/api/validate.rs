@@ -6,14 +6,20 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use super::DOCUMENT_PATH;
+use crate::cluster::NodeName;
 use crate::command::TtlSeconds;
+use crate::config;
 use crate::error::{Error, Reason, Result};
+use crate::proto::admin::{ReplaceNodeRequest, UpdateClusterSettingsRequest};
 use crate::proto::v1::Consistency;
 use crate::router::{Freshness, PageLimits};
 use crate::types::{Key, Limits, REQUEST_ID_BYTES_MAX, RequestId, Value};
 
 /// Deepest nesting of arrays and objects in a document: deeper ones many JSON parsers cannot read.
 pub(super) const JSON_DEPTH_MAX: usize = 128;
+
+/// Most replicas that may move at a time in a cluster.
+const MOVES_MAX: u64 = 1_000;
 
 /// Characters of a key that an error message repeats.
 const SHOWN_KEY_CHARACTERS: usize = 64;
@@ -213,6 +219,59 @@ pub(super) fn in_entry(error: Error, key: &str) -> Error {
         named = named.with(name, value);
     }
     named
+}
+
+/// The name of a node, in the field `field`.
+pub(super) fn node(field: &'static str, name: String) -> Result<NodeName> {
+    if crate::cluster::is_name(&name) {
+        return Ok(NodeName(name));
+    }
+    let message = format!(
+        "{field} is {name:?}; a node has a name of 1 to 64 characters of A-Z a-z 0-9 . _ -"
+    );
+    Err(Error::new(Reason::InvalidRequest, message).with("field", field))
+}
+
+/// Where others reach a node.
+pub(super) fn address(address: String) -> Result<String> {
+    if config::endpoint(&address) {
+        return Ok(address);
+    }
+    let message = format!(
+        "address is {address:?}; it must be host:port with a port of 1 to 65535, an IPv6 address in brackets"
+    );
+    Err(Error::new(Reason::InvalidRequest, message).with("field", "address"))
+}
+
+/// A node that leaves and the one that takes its place.
+pub(super) fn exchange(request: ReplaceNodeRequest) -> Result<(NodeName, NodeName)> {
+    let (leaving, by) = (node("id", request.id)?, node("by", request.by)?);
+    if leaving == by {
+        let message = format!("{by} cannot take its own place; name another node in by");
+        return Err(Error::new(Reason::InvalidRequest, message).with("field", "by"));
+    }
+    Ok((leaving, by))
+}
+
+/// A change of what all nodes of a cluster share.
+pub(super) fn settings_change(
+    change: UpdateClusterSettingsRequest,
+) -> Result<UpdateClusterSettingsRequest> {
+    let within = |field: &'static str, value: Option<u32>, max: u64| match value {
+        Some(value) if !(1..=max).contains(&u64::from(value)) => {
+            let message = format!("{field} is {value}; it must be 1 to {max}");
+            Err(Error::new(Reason::InvalidRequest, message).with("field", field))
+        }
+        _ => Ok(()),
+    };
+    if change == UpdateClusterSettingsRequest::default() {
+        let message =
+            "nothing is to be changed; set replication_factor, replace_after_seconds or moves_max";
+        return Err(Error::new(Reason::InvalidRequest, message));
+    }
+    within("replication_factor", change.replication_factor, config::REPLICATION_FACTOR_MAX)?;
+    within("moves_max", change.moves_max, MOVES_MAX)?;
+    Ok(change)
 }
 
 #[cfg(test)]

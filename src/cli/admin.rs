@@ -1,27 +1,23 @@
-//! What operators ask: counts, state and health of nodes; nodes and shards of the cluster; maintenance.
+//! What operators ask of nodes: counts, state and health; maintenance.
 
 use std::io::Write as _;
 
-use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::args::{Connection, FormArgs};
 use super::error::{Error, Result};
 use super::output::{Output, age, count, size, whole};
 use crate::net::{Client, Failure};
-use crate::proto::admin::{
-    AddNodeRequest, CompactRequest, DrainNodeRequest, FlushRequest, ListNodesRequest,
-    ListShardsRequest, MoveLeaderRequest, RemoveNodeRequest, StatusRequest, StatusResponse,
-};
+use crate::proto::admin::{CompactRequest, FlushRequest, StatusRequest, StatusResponse};
 use crate::proto::v1::{StatsRequest, StatsResponse};
 
 /// Looks at every node of `--endpoint`, one after the other.
 #[derive(clap::Args)]
 pub(super) struct Look {
     #[command(flatten)]
-    form: FormArgs,
+    pub(super) form: FormArgs,
     #[command(flatten)]
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Look {
@@ -164,141 +160,6 @@ fn show_status(output: &mut Output, status: StatusResponse, json: bool) -> Resul
     output.table(&rows)
 }
 
-/// `kvstore node ...`.
-#[derive(Subcommand)]
-pub(super) enum NodeCommand {
-    /// List the nodes of the cluster
-    List(Look),
-    /// Expect a new node; prints the command that starts it
-    Add {
-        /// Id of the new node
-        id: String,
-        /// Its gRPC address
-        #[arg(value_name = "HOST:PORT")]
-        address: String,
-        #[command(flatten)]
-        look: Look,
-    },
-    /// Take a node out of the cluster for good
-    Remove {
-        /// Its id
-        id: String,
-        #[command(flatten)]
-        look: Look,
-    },
-    /// Move all replicas away from a node
-    Drain {
-        /// Its id
-        id: String,
-        #[command(flatten)]
-        look: Look,
-    },
-}
-
-impl NodeCommand {
-    pub(super) async fn run(self, output: &mut Output) -> Result<()> {
-        match self {
-            Self::List(look) => list_nodes(&look, output).await,
-            Self::Add { id, address, look } => {
-                let request = AddNodeRequest { id, address };
-                let command = look.connection.client().add_node(request).await?.start_command;
-                look.form.done(output, &command, &json!({ "startCommand": command }))
-            }
-            Self::Remove { id, look } => {
-                let said = format!("{id} is being removed");
-                look.connection.client().remove_node(RemoveNodeRequest { id: id.clone() }).await?;
-                look.form.done(output, &said, &json!({ "node": id }))
-            }
-            Self::Drain { id, look } => {
-                let said = format!("{id} is being drained");
-                look.connection.client().drain_node(DrainNodeRequest { id: id.clone() }).await?;
-                look.form.done(output, &said, &json!({ "node": id }))
-            }
-        }
-    }
-}
-
-async fn list_nodes(look: &Look, output: &mut Output) -> Result<()> {
-    let found = look.connection.client().list_nodes(ListNodesRequest {}).await?;
-    if look.form.is_json() {
-        let nodes = found.nodes.iter().map(|node| {
-            json!({
-                "id": node.id,
-                "address": node.address,
-                "state": node.state,
-                "replicas": node.replicas,
-                "leaders": node.leaders,
-            })
-        });
-        let nodes: Vec<Value> = nodes.collect();
-        return output.json(&json!({ "epoch": found.epoch, "nodes": nodes }));
-    }
-    let mut rows = vec![row(["NODE", "ADDRESS", "STATE", "REPLICAS", "LEADS"])];
-    rows.extend(found.nodes.into_iter().map(|node| {
-        vec![node.id, node.address, node.state, node.replicas.to_string(), node.leaders.to_string()]
-    }));
-    output.table(&rows)
-}
-
-/// `kvstore shard ...`.
-#[derive(Subcommand)]
-pub(super) enum ShardCommand {
-    /// List the shards with their leaders
-    List(Look),
-    /// Hand a shard's leadership to another node
-    MoveLeader {
-        /// Number of the shard
-        shard: u32,
-        /// Id of the node that shall lead it
-        node: String,
-        #[command(flatten)]
-        look: Look,
-    },
-}
-
-impl ShardCommand {
-    pub(super) async fn run(self, output: &mut Output) -> Result<()> {
-        match self {
-            Self::List(look) => list_shards(&look, output).await,
-            Self::MoveLeader { shard, node, look } => {
-                let said = format!("{node} leads shard {shard}");
-                let object = json!({ "shard": shard, "leader": node });
-                let request = MoveLeaderRequest { shard, node };
-                look.connection.client().move_leader(request).await?;
-                look.form.done(output, &said, &object)
-            }
-        }
-    }
-}
-
-async fn list_shards(look: &Look, output: &mut Output) -> Result<()> {
-    let found = look.connection.client().list_shards(ListShardsRequest {}).await?;
-    if look.form.is_json() {
-        let shards = found.shards.iter().map(|shard| {
-            json!({
-                "id": shard.id,
-                "leader": shard.leader,
-                "replicas": shard.replicas,
-                "keys": whole(shard.keys),
-                "bytes": whole(shard.bytes),
-            })
-        });
-        return output.json(&json!({ "shards": shards.collect::<Vec<Value>>() }));
-    }
-    let mut rows = vec![row(["SHARD", "LEADER", "REPLICAS", "KEYS", "DATA"])];
-    rows.extend(found.shards.into_iter().map(|shard| {
-        let leader = if shard.leader.is_empty() { "none".to_owned() } else { shard.leader };
-        vec![
-            shard.id.to_string(),
-            leader,
-            shard.replicas.join(","),
-            whole(shard.keys).to_string(),
-            size(whole(shard.bytes)),
-        ]
-    }));
-    output.table(&rows)
-}
-
 /// `kvstore compact`.
 #[derive(clap::Args)]
 pub(super) struct Compact {
@@ -339,10 +200,10 @@ impl FormArgs {
     }
 }
 
-fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
+pub(super) fn pair(name: &str, value: impl Into<String>) -> Vec<String> {
     vec![name.to_owned(), value.into()]
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
 }

@@ -135,6 +135,11 @@ pub(super) fn ttl(text: &str) -> Result<u32, String> {
     seconds.filter(|seconds| *seconds > 0).ok_or_else(refused)
 }
 
+/// A time in whole seconds, as [`ttl`] reads it, or 0.
+pub(super) fn seconds(text: &str) -> Result<u32, String> {
+    if text == "0" { Ok(0) } else { ttl(text).map_err(|refused| format!("{refused}; or 0")) }
+}
+
 /// A whole number times its unit, or times `bare` without one.
 fn with_unit(text: &str, units: &[(&str, u64)], bare: u64) -> Option<u64> {
     let found = units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)));

@@ -10,6 +10,7 @@ mod admin;
 mod args;
 mod backup;
 mod batch;
+mod cluster;
 mod config;
 mod engine;
 mod error;
@@ -75,10 +76,13 @@ enum Command {
     Health(admin::Look),
     /// Show and change the nodes of the cluster
     #[command(subcommand)]
-    Node(admin::NodeCommand),
+    Node(cluster::NodeCommand),
     /// Show and steer the shards
     #[command(subcommand)]
-    Shard(admin::ShardCommand),
+    Shard(cluster::ShardCommand),
+    /// Show and change what all nodes of the cluster share
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
     /// Give the space of deleted and expired keys back; returns when it is done
     Compact(admin::Compact),
     /// Make everything written so far durable in tables
@@ -153,6 +157,7 @@ fn execute(command: Command, output: &mut Output) -> Result<()> {
         Command::Health(look) => block_on(look.health(output)),
         Command::Node(node) => block_on(node.run(output)),
         Command::Shard(shard) => block_on(shard.run(output)),
+        Command::Cluster(cluster) => block_on(cluster.run(output)),
         Command::Compact(compact) => block_on(compact.run(output)),
         Command::Flush(flush) => block_on(flush.run(output)),
         Command::Backup(backup) => backup.run(output),

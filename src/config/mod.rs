@@ -30,8 +30,8 @@ pub use settings::{
     Backup, Cluster, Compaction, Config, Cors, Engine, Grpc, HashRing, Http2, Limits, LogFormat,
     LogLevel, Logging, Member, Node, Raft, Server, Shutdown, Storage, SyncMode,
 };
-pub use table::KEYS;
-pub use value::{duration, size};
+pub use table::{KEYS, REPLICATION_FACTOR_MAX};
+pub use value::{duration, endpoint, size};
 
 use layers::{Item, Layers, Target, row};
 

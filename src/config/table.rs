@@ -25,6 +25,9 @@ const DAY: u64 = 24 * HOUR;
 /// The engine when nothing is said.
 const ENGINE_DEFAULT: Engine = Engine::Lsm;
 
+/// Most nodes that may hold one shard.
+pub const REPLICATION_FACTOR_MAX: u64 = 9;
+
 /// Every key, in the order of the documentation.
 pub static KEYS: &[Key] = &[
     key(
@@ -216,7 +219,7 @@ pub static KEYS: &[Key] = &[
         "kvstore.hash-ring.replication-factor",
         "3",
         "nodes that hold each shard",
-        Kind::Count(1, 9, |c, v| c.hash_ring.replication_factor = narrow(v)),
+        Kind::Count(1, REPLICATION_FACTOR_MAX, |c, v| c.hash_ring.replication_factor = narrow(v)),
     ),
     key(
         "kvstore.hash-ring.shards",

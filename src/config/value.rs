@@ -84,7 +84,7 @@ pub(super) fn host(text: &str) -> bool {
 }
 
 /// `host:port` with a port of 1 to 65535; an IPv6 address stands in brackets.
-pub(super) fn endpoint(text: &str) -> bool {
+pub fn endpoint(text: &str) -> bool {
     let Some((name, port)) = text.rsplit_once(':') else { return false };
     let bracketed = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let named = bracketed.map_or_else(

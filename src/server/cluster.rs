@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::identity::DataDirectory;
 use super::membership::{Admission, Membership};
-use crate::api::ClusterView;
+use crate::api::Member;
 use crate::cluster::NodeName;
 use crate::config::{Config, SyncMode};
 use crate::raft::log::{LogOptions, LogStore};
@@ -114,16 +114,14 @@ impl Cluster {
         self.service.clone()
     }
 
-    /// What operators see.
-    pub(super) fn view(self: &Arc<Self>) -> ClusterView {
-        let members = self.config.cluster.members.iter();
+    /// What clients and operators see.
+    pub(super) fn view(self: &Arc<Self>) -> Member {
         let transport = Arc::clone(&self.transport);
-        ClusterView {
-            own: NodeName(self.config.node.id.clone()),
-            members: members.map(|it| (NodeName(it.node.clone()), it.address.clone())).collect(),
-            groups: Arc::clone(&self.node),
-            reaches: Box::new(move |node| transport.reaches(node)),
-        }
+        Member::new(
+            NodeName(self.config.node.id.clone()),
+            Arc::clone(&self.node),
+            move |node: &NodeName| transport.reaches(node),
+        )
     }
 
     /// How the log of the groups stands.

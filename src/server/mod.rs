@@ -26,13 +26,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
-use self::cluster::Cluster;
 use self::listen::{Listener, Shared};
 pub use self::process::run;
 pub use self::restore::restore;
 use self::storage::Storage;
 use self::workers::{Threads, Workers};
-use crate::api::{self, AdminApi, Api, InFlight, Node, Operations, Reporter};
+use crate::api::{self, AdminApi, Alone, Api, InFlight, Node, Operations, Reporter};
 use crate::config::{self, Config, Loaded};
 use crate::proto::admin::ConfigValue;
 use crate::telemetry::{ComponentHealth, EngineCollector, Health, Metrics, Status};
@@ -137,20 +136,24 @@ impl Server {
         let in_flight =
             InFlight::new(config.limits.in_flight_requests, config.limits.in_flight_size);
         watch(&metrics, &storage, &in_flight);
+        let grpc_port = grpc.as_ref().map_or(http.address.port(), |grpc| grpc.address.port());
+        let address = config.node.address(grpc_port);
+        let cluster: Arc<dyn api::Operate> = match &storage.cluster {
+            Some(cluster) => Arc::new(cluster.view()),
+            None => Arc::new(Alone::new(node.id.clone(), address, config.hash_ring.shards)),
+        };
         let api = Api::new(
             storage.router.clone(),
             limits(&config),
             Arc::clone(&metrics),
             node,
+            cluster,
             stopping.clone(),
         );
-        let grpc_port = grpc.as_ref().map_or(http.address.port(), |grpc| grpc.address.port());
         let operations = Operations {
-            address: config.node.address(grpc_port),
             health: Arc::clone(&health),
             config: settings(loaded),
             backups: config.backup.dir.clone(),
-            cluster: storage.cluster.as_ref().map(Cluster::view),
         };
         let (routes, reporter) =
             api::grpc_routes(&api, AdminApi::new(api.clone(), operations)).await;

@@ -480,4 +480,7 @@ async fn paths_and_methods_that_do_not_exist_are_told_apart() {
     assert_eq!(wrong.headers()["allow"], "GET, HEAD, PUT, DELETE");
     let wrong = http.post(node.url("/api/v1/kv/stats")).send().await.expect("an answer");
     assert_eq!(wrong.status(), 405);
+    let wrong = http.put(node.url("/api/v1/ring")).body("{}").send().await.expect("an answer");
+    assert_eq!(wrong.status(), 405);
+    assert_eq!(wrong.headers()["allow"], "GET, HEAD");
 }

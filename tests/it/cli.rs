@@ -215,12 +215,51 @@ async fn operators_see_nodes_and_shards_and_let_them_work() {
     for alone in [
         &["node", "add", "n2", "127.0.0.1:1"][..],
         &["node", "remove", "n2"],
+        &["node", "remove", "n2", "--force"],
         &["node", "drain", "n2"],
+        &["node", "replace", "n1", "n2"],
         &["shard", "move-leader", "0", "n2"],
+        &["cluster", "settings"],
+        &["cluster", "settings", "--replication-factor", "5", "--replace-after", "30m"],
+        &["cluster", "settings", "--moves", "4", "--output", "json"],
+        &["cluster", "settings", "--replace-after", "0"],
     ] {
         let refused = cli(alone).failed(1);
-        assert!(refused.starts_with("kvstore: FAILED_PRECONDITION: "), "{refused}");
+        let why = "kvstore: FAILED_PRECONDITION: this node runs alone; ";
+        assert!(refused.starts_with(why), "{alone:?}: {refused}");
     }
+    for (wrong, named) in [
+        (&["node", "add", "n 2", "127.0.0.1:1"][..], "A-Z a-z 0-9 . _ -"),
+        (&["node", "add", "n2", "127.0.0.1"], "host:port"),
+        (&["node", "replace", "n1", "n1"], "another node"),
+        (&["cluster", "settings", "--replication-factor", "0"], "1 to 9"),
+        (&["cluster", "settings", "--moves", "0"], "1 to 1000"),
+    ] {
+        let refused = cli(wrong).failed(1);
+        assert!(refused.starts_with("kvstore: INVALID_REQUEST: "), "{wrong:?}: {refused}");
+        assert!(refused.contains(named), "{wrong:?}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_alone_is_listed_as_the_only_one() {
+    let node = TestNode::start().await;
+    let cli = |args: &[&str]| kvstore(&node, args, b"");
+    let list = cli(&["node", "list"]).done();
+    let heading =
+        ["NODE", "ADDRESS", "STATE", "REPLICAS", "LEADS", "MOVING", "WEIGHT", "META", "ZONE"];
+    let mut lines = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(lines.next().as_deref(), Some(&heading[..]));
+    let address = node.grpc_url().replace("http://", "");
+    let row = ["node1", &address, "up", "16", "16", "0", "100", "-", "-"];
+    assert_eq!(lines.next().as_deref(), Some(&row[..]));
+    let listed = cli(&["node", "list", "-o", "json"]).json()["nodes"][0].clone();
+    assert_eq!((&listed["state"], &listed["detail"]), (&"up".into(), &"".into()));
+    assert_eq!((&listed["moving"], &listed["metaVoter"]), (&0.into(), &false.into()));
+    let shard = cli(&["shard", "list", "-o", "json"]).json()["shards"][15].clone();
+    let own = serde_json::json!(["node1"]);
+    assert_eq!((&shard["voters"], &shard["target"], &shard["replicas"]), (&own, &own, &own));
+    assert_eq!((&shard["learners"], &shard["change"]), (&serde_json::json!([]), &Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -356,6 +395,9 @@ fn wrong_usage_is_exit_code_2_and_prints_nothing() {
         &["get", "k", "--timeout", "0"],
         &["get", "k", "--output", "xml"],
         &["shard", "move-leader", "x", "n1"],
+        &["node", "replace", "n1"],
+        &["cluster", "settings", "--replace-after", "1.5h"],
+        &["cluster", "settings", "--moves", "-1"],
         &["config", "--endpoint", "127.0.0.1:1", "--set", "server.port=1"],
         &["--set", "server.port=0", "get", "k"],
         &["serve", "server.port=0"],
@@ -381,7 +423,9 @@ fn the_program_tells_its_version_help_and_completions() {
     }
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = run(program().args(["completions", shell]), b"").done();
-        assert!(script.contains("move-leader"), "{shell}");
+        for word in ["move-leader", "replace", "settings", "replication-factor"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
         // Where there is no bash nobody sources its completions.
         if shell == "bash" && Command::new("bash").arg("--version").output().is_ok() {
             let checked = run(Command::new("bash").arg("-n"), script.as_bytes());

@@ -44,7 +44,11 @@ async fn grpc_web_carries_answers_and_reasons() {
     assert!(missing.headers().contains_key("grpc-status-details-bin"));
     let exposed =
         missing.headers()["access-control-expose-headers"].to_str().expect("text").to_owned();
-    assert!(exposed.contains("grpc-status-details-bin"), "{exposed}");
+    for name in ["grpc-status-details-bin", "kvstore-epoch"] {
+        assert!(exposed.contains(name), "{exposed}");
+    }
+    let told = call("none").header("kvstore-epoch", "0").send().await.expect("an answer");
+    assert_eq!(told.headers()["kvstore-epoch"], "1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,6 +63,8 @@ async fn other_origins_get_no_permission() {
     };
     let allowed = preflight("https://app.example").send().await.expect("an answer");
     assert_eq!(allowed.headers()["access-control-allow-origin"], "https://app.example");
+    let headers = allowed.headers()["access-control-allow-headers"].to_str().expect("text");
+    assert!(headers.contains("kvstore-epoch"), "{headers}");
     let refused = preflight("https://evil.example").send().await.expect("an answer");
     assert!(!refused.headers().contains_key("access-control-allow-origin"));
 }
@@ -159,8 +165,13 @@ async fn openapi_describes_every_path_once() {
             assert!(operation["summary"].is_string(), "{method} {path} has no summary");
         }
     }
-    for path in ["/api/v1/kv/{key}", "/api/v1/keys/{key}", "/api/v1/json/{key}", "/api/v1/kv/scan"]
-    {
+    for path in [
+        "/api/v1/kv/{key}",
+        "/api/v1/keys/{key}",
+        "/api/v1/json/{key}",
+        "/api/v1/kv/scan",
+        "/api/v1/ring",
+    ] {
         assert!(document["paths"][path].is_object(), "{path}");
     }
 }

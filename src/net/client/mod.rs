@@ -23,9 +23,11 @@ use crate::proto::admin::admin_service_client::AdminServiceClient;
 use crate::proto::admin::{
     AddNodeRequest, AddNodeResponse, CompactRequest, CompactResponse, CreateBackupRequest,
     CreateBackupResponse, DrainNodeRequest, DrainNodeResponse, FlushRequest, FlushResponse,
-    GetConfigRequest, GetConfigResponse, ListNodesRequest, ListNodesResponse, ListShardsRequest,
-    ListShardsResponse, MoveLeaderRequest, MoveLeaderResponse, RemoveNodeRequest,
-    RemoveNodeResponse, StatusRequest, StatusResponse,
+    GetClusterSettingsRequest, GetClusterSettingsResponse, GetConfigRequest, GetConfigResponse,
+    ListNodesRequest, ListNodesResponse, ListShardsRequest, ListShardsResponse, MoveLeaderRequest,
+    MoveLeaderResponse, RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest,
+    ReplaceNodeResponse, StatusRequest, StatusResponse, UpdateClusterSettingsRequest,
+    UpdateClusterSettingsResponse,
 };
 use crate::proto::v1::kv_service_client::KvServiceClient;
 use crate::proto::v1::{
@@ -132,12 +134,18 @@ impl Client {
         list_shards: admin(ListShardsRequest) -> ListShardsResponse, read;
         /// The configuration of the node that answers.
         get_config: admin(GetConfigRequest) -> GetConfigResponse, read;
+        /// What all nodes of the cluster share.
+        get_cluster_settings: admin(GetClusterSettingsRequest) -> GetClusterSettingsResponse, read;
         /// Adds a node to the cluster.
         add_node: admin(AddNodeRequest) -> AddNodeResponse, order;
         /// Takes a node out of the cluster.
         remove_node: admin(RemoveNodeRequest) -> RemoveNodeResponse, order;
         /// Moves all replicas away from a node.
         drain_node: admin(DrainNodeRequest) -> DrainNodeResponse, order;
+        /// Puts a node in the place of another one.
+        replace_node: admin(ReplaceNodeRequest) -> ReplaceNodeResponse, order;
+        /// Changes what all nodes of the cluster share.
+        update_cluster_settings: admin(UpdateClusterSettingsRequest) -> UpdateClusterSettingsResponse, order;
         /// Hands a shard's leadership over.
         move_leader: admin(MoveLeaderRequest) -> MoveLeaderResponse, order;
         /// Gives the space of what was deleted back. Takes as long as it takes.

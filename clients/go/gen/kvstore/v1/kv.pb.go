@@ -1824,6 +1824,245 @@ func (x *ShardStats) GetReads() float64 {
 	return 0
 }
 
+// Asks which node leads each shard.
+type GetRingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRingRequest) Reset() {
+	*x = GetRingRequest{}
+	mi := &file_kvstore_v1_kv_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRingRequest) ProtoMessage() {}
+
+func (x *GetRingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_v1_kv_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRingRequest.ProtoReflect.Descriptor instead.
+func (*GetRingRequest) Descriptor() ([]byte, []int) {
+	return file_kvstore_v1_kv_proto_rawDescGZIP(), []int{20}
+}
+
+// Which node leads each shard, as far as the node that answers knows.
+type GetRingResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grows with every change of the nodes, replicas or known leaders. In REST: a JSON string.
+	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Number of shards, fixed when the cluster was created. The shard of a key is (xxh64(key, seed 0) * shards) >> 64, of the key's
+	// UTF-8 bytes, both factors unsigned and the product of 128 bits.
+	Shards uint32 `protobuf:"varint,2,opt,name=shards,proto3" json:"shards,omitempty"`
+	// The nodes of the cluster, in order of id.
+	Nodes []*RingNode `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// The shards, all of them, in order of their number.
+	Placements    []*RingShard `protobuf:"bytes,4,rep,name=placements,proto3" json:"placements,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRingResponse) Reset() {
+	*x = GetRingResponse{}
+	mi := &file_kvstore_v1_kv_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRingResponse) ProtoMessage() {}
+
+func (x *GetRingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_v1_kv_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRingResponse.ProtoReflect.Descriptor instead.
+func (*GetRingResponse) Descriptor() ([]byte, []int) {
+	return file_kvstore_v1_kv_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetRingResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *GetRingResponse) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *GetRingResponse) GetNodes() []*RingNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *GetRingResponse) GetPlacements() []*RingShard {
+	if x != nil {
+		return x.Placements
+	}
+	return nil
+}
+
+// One node.
+type RingNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Where it serves gRPC, as it is told to others: host:port.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Whether the node that answers can reach it.
+	Up            bool `protobuf:"varint,3,opt,name=up,proto3" json:"up,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RingNode) Reset() {
+	*x = RingNode{}
+	mi := &file_kvstore_v1_kv_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RingNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RingNode) ProtoMessage() {}
+
+func (x *RingNode) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_v1_kv_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RingNode.ProtoReflect.Descriptor instead.
+func (*RingNode) Descriptor() ([]byte, []int) {
+	return file_kvstore_v1_kv_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *RingNode) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RingNode) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *RingNode) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+// Where one shard is.
+type RingShard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number, from 0.
+	Shard uint32 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// The node that leads it, as an index into `nodes`. Absent: no leader is known.
+	Leader *uint32 `protobuf:"varint,2,opt,name=leader,proto3,oneof" json:"leader,omitempty"`
+	// The nodes that hold a replica, as indexes into `nodes`.
+	Replicas      []uint32 `protobuf:"varint,3,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RingShard) Reset() {
+	*x = RingShard{}
+	mi := &file_kvstore_v1_kv_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RingShard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RingShard) ProtoMessage() {}
+
+func (x *RingShard) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_v1_kv_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RingShard.ProtoReflect.Descriptor instead.
+func (*RingShard) Descriptor() ([]byte, []int) {
+	return file_kvstore_v1_kv_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RingShard) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *RingShard) GetLeader() uint32 {
+	if x != nil && x.Leader != nil {
+		return *x.Leader
+	}
+	return 0
+}
+
+func (x *RingShard) GetReplicas() []uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
 var File_kvstore_v1_kv_proto protoreflect.FileDescriptor
 
 const file_kvstore_v1_kv_proto_rawDesc = "" +
@@ -1968,12 +2207,29 @@ const file_kvstore_v1_kv_proto_rawDesc = "" +
 	"\x05bytes\x18\x03 \x01(\x01R\x05bytes\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x01R\aversion\x12\x16\n" +
 	"\x06writes\x18\x05 \x01(\x01R\x06writes\x12\x14\n" +
-	"\x05reads\x18\x06 \x01(\x01R\x05reads*v\n" +
+	"\x05reads\x18\x06 \x01(\x01R\x05reads\"\x10\n" +
+	"\x0eGetRingRequest\"\xa2\x01\n" +
+	"\x0fGetRingResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\x12*\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x14.kvstore.v1.RingNodeR\x05nodes\x125\n" +
+	"\n" +
+	"placements\x18\x04 \x03(\v2\x15.kvstore.v1.RingShardR\n" +
+	"placements\"D\n" +
+	"\bRingNode\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x0e\n" +
+	"\x02up\x18\x03 \x01(\bR\x02up\"e\n" +
+	"\tRingShard\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1b\n" +
+	"\x06leader\x18\x02 \x01(\rH\x00R\x06leader\x88\x01\x01\x12\x1a\n" +
+	"\breplicas\x18\x03 \x03(\rR\breplicasB\t\n" +
+	"\a_leader*v\n" +
 	"\vConsistency\x12\x1b\n" +
 	"\x17CONSISTENCY_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18CONSISTENCY_LINEARIZABLE\x10\x01\x12\x15\n" +
 	"\x11CONSISTENCY_STALE\x10\x02\x12\x15\n" +
-	"\x11CONSISTENCY_LEASE\x10\x032\xf2\x06\n" +
+	"\x11CONSISTENCY_LEASE\x10\x032\xcc\a\n" +
 	"\tKvService\x12l\n" +
 	"\x03Put\x12\x16.kvstore.v1.PutRequest\x1a\x17.kvstore.v1.PutResponse\"4\x82\xd3\xe4\x93\x02.:\x01*Z\x17:\x01*\x1a\x12/api/v1/keys/{key}\x1a\x10/api/v1/kv/{key}\x12f\n" +
 	"\x03Get\x12\x16.kvstore.v1.GetRequest\x1a\x17.kvstore.v1.GetResponse\".\x82\xd3\xe4\x93\x02(Z\x14\x12\x12/api/v1/keys/{key}\x12\x10/api/v1/kv/{key}\x12o\n" +
@@ -1983,7 +2239,8 @@ const file_kvstore_v1_kv_proto_rawDesc = "" +
 	"\x05Range\x12\x18.kvstore.v1.RangeRequest\x1a\x19.kvstore.v1.RangeResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/kv/range\x12T\n" +
 	"\x04Scan\x12\x17.kvstore.v1.ScanRequest\x1a\x18.kvstore.v1.ScanResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/kv/scan0\x01\x12F\n" +
 	"\aSession\x12\x1a.kvstore.v1.SessionRequest\x1a\x1b.kvstore.v1.SessionResponse(\x010\x01\x12V\n" +
-	"\x05Stats\x12\x18.kvstore.v1.StatsRequest\x1a\x19.kvstore.v1.StatsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/kv/statsB@Z>github.com/kvstore/kvstore/clients/go/gen/kvstore/v1;kvstorev1b\x06proto3"
+	"\x05Stats\x12\x18.kvstore.v1.StatsRequest\x1a\x19.kvstore.v1.StatsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/api/v1/kv/stats\x12X\n" +
+	"\aGetRing\x12\x1a.kvstore.v1.GetRingRequest\x1a\x1b.kvstore.v1.GetRingResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/api/v1/ringB@Z>github.com/kvstore/kvstore/clients/go/gen/kvstore/v1;kvstorev1b\x06proto3"
 
 var (
 	file_kvstore_v1_kv_proto_rawDescOnce sync.Once
@@ -1998,7 +2255,7 @@ func file_kvstore_v1_kv_proto_rawDescGZIP() []byte {
 }
 
 var file_kvstore_v1_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kvstore_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_kvstore_v1_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_kvstore_v1_kv_proto_goTypes = []any{
 	(Consistency)(0),         // 0: kvstore.v1.Consistency
 	(*PutRequest)(nil),       // 1: kvstore.v1.PutRequest
@@ -2021,13 +2278,17 @@ var file_kvstore_v1_kv_proto_goTypes = []any{
 	(*StatsRequest)(nil),     // 18: kvstore.v1.StatsRequest
 	(*StatsResponse)(nil),    // 19: kvstore.v1.StatsResponse
 	(*ShardStats)(nil),       // 20: kvstore.v1.ShardStats
-	nil,                      // 21: kvstore.v1.BatchPutRequest.EntriesEntry
-	nil,                      // 22: kvstore.v1.StatsResponse.OperationsEntry
-	(*status.Status)(nil),    // 23: google.rpc.Status
+	(*GetRingRequest)(nil),   // 21: kvstore.v1.GetRingRequest
+	(*GetRingResponse)(nil),  // 22: kvstore.v1.GetRingResponse
+	(*RingNode)(nil),         // 23: kvstore.v1.RingNode
+	(*RingShard)(nil),        // 24: kvstore.v1.RingShard
+	nil,                      // 25: kvstore.v1.BatchPutRequest.EntriesEntry
+	nil,                      // 26: kvstore.v1.StatsResponse.OperationsEntry
+	(*status.Status)(nil),    // 27: google.rpc.Status
 }
 var file_kvstore_v1_kv_proto_depIdxs = []int32{
 	0,  // 0: kvstore.v1.GetRequest.consistency:type_name -> kvstore.v1.Consistency
-	21, // 1: kvstore.v1.BatchPutRequest.entries:type_name -> kvstore.v1.BatchPutRequest.EntriesEntry
+	25, // 1: kvstore.v1.BatchPutRequest.entries:type_name -> kvstore.v1.BatchPutRequest.EntriesEntry
 	0,  // 2: kvstore.v1.BatchGetRequest.consistency:type_name -> kvstore.v1.Consistency
 	11, // 3: kvstore.v1.BatchGetResponse.items:type_name -> kvstore.v1.Item
 	0,  // 4: kvstore.v1.RangeRequest.consistency:type_name -> kvstore.v1.Consistency
@@ -2045,32 +2306,36 @@ var file_kvstore_v1_kv_proto_depIdxs = []int32{
 	8,  // 16: kvstore.v1.SessionResponse.batch_put:type_name -> kvstore.v1.BatchPutResponse
 	10, // 17: kvstore.v1.SessionResponse.batch_get:type_name -> kvstore.v1.BatchGetResponse
 	13, // 18: kvstore.v1.SessionResponse.range:type_name -> kvstore.v1.RangeResponse
-	23, // 19: kvstore.v1.SessionResponse.status:type_name -> google.rpc.Status
-	22, // 20: kvstore.v1.StatsResponse.operations:type_name -> kvstore.v1.StatsResponse.OperationsEntry
+	27, // 19: kvstore.v1.SessionResponse.status:type_name -> google.rpc.Status
+	26, // 20: kvstore.v1.StatsResponse.operations:type_name -> kvstore.v1.StatsResponse.OperationsEntry
 	20, // 21: kvstore.v1.StatsResponse.shards:type_name -> kvstore.v1.ShardStats
-	1,  // 22: kvstore.v1.KvService.Put:input_type -> kvstore.v1.PutRequest
-	3,  // 23: kvstore.v1.KvService.Get:input_type -> kvstore.v1.GetRequest
-	5,  // 24: kvstore.v1.KvService.Delete:input_type -> kvstore.v1.DeleteRequest
-	7,  // 25: kvstore.v1.KvService.BatchPut:input_type -> kvstore.v1.BatchPutRequest
-	9,  // 26: kvstore.v1.KvService.BatchGet:input_type -> kvstore.v1.BatchGetRequest
-	12, // 27: kvstore.v1.KvService.Range:input_type -> kvstore.v1.RangeRequest
-	14, // 28: kvstore.v1.KvService.Scan:input_type -> kvstore.v1.ScanRequest
-	16, // 29: kvstore.v1.KvService.Session:input_type -> kvstore.v1.SessionRequest
-	18, // 30: kvstore.v1.KvService.Stats:input_type -> kvstore.v1.StatsRequest
-	2,  // 31: kvstore.v1.KvService.Put:output_type -> kvstore.v1.PutResponse
-	4,  // 32: kvstore.v1.KvService.Get:output_type -> kvstore.v1.GetResponse
-	6,  // 33: kvstore.v1.KvService.Delete:output_type -> kvstore.v1.DeleteResponse
-	8,  // 34: kvstore.v1.KvService.BatchPut:output_type -> kvstore.v1.BatchPutResponse
-	10, // 35: kvstore.v1.KvService.BatchGet:output_type -> kvstore.v1.BatchGetResponse
-	13, // 36: kvstore.v1.KvService.Range:output_type -> kvstore.v1.RangeResponse
-	15, // 37: kvstore.v1.KvService.Scan:output_type -> kvstore.v1.ScanResponse
-	17, // 38: kvstore.v1.KvService.Session:output_type -> kvstore.v1.SessionResponse
-	19, // 39: kvstore.v1.KvService.Stats:output_type -> kvstore.v1.StatsResponse
-	31, // [31:40] is the sub-list for method output_type
-	22, // [22:31] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	23, // 22: kvstore.v1.GetRingResponse.nodes:type_name -> kvstore.v1.RingNode
+	24, // 23: kvstore.v1.GetRingResponse.placements:type_name -> kvstore.v1.RingShard
+	1,  // 24: kvstore.v1.KvService.Put:input_type -> kvstore.v1.PutRequest
+	3,  // 25: kvstore.v1.KvService.Get:input_type -> kvstore.v1.GetRequest
+	5,  // 26: kvstore.v1.KvService.Delete:input_type -> kvstore.v1.DeleteRequest
+	7,  // 27: kvstore.v1.KvService.BatchPut:input_type -> kvstore.v1.BatchPutRequest
+	9,  // 28: kvstore.v1.KvService.BatchGet:input_type -> kvstore.v1.BatchGetRequest
+	12, // 29: kvstore.v1.KvService.Range:input_type -> kvstore.v1.RangeRequest
+	14, // 30: kvstore.v1.KvService.Scan:input_type -> kvstore.v1.ScanRequest
+	16, // 31: kvstore.v1.KvService.Session:input_type -> kvstore.v1.SessionRequest
+	18, // 32: kvstore.v1.KvService.Stats:input_type -> kvstore.v1.StatsRequest
+	21, // 33: kvstore.v1.KvService.GetRing:input_type -> kvstore.v1.GetRingRequest
+	2,  // 34: kvstore.v1.KvService.Put:output_type -> kvstore.v1.PutResponse
+	4,  // 35: kvstore.v1.KvService.Get:output_type -> kvstore.v1.GetResponse
+	6,  // 36: kvstore.v1.KvService.Delete:output_type -> kvstore.v1.DeleteResponse
+	8,  // 37: kvstore.v1.KvService.BatchPut:output_type -> kvstore.v1.BatchPutResponse
+	10, // 38: kvstore.v1.KvService.BatchGet:output_type -> kvstore.v1.BatchGetResponse
+	13, // 39: kvstore.v1.KvService.Range:output_type -> kvstore.v1.RangeResponse
+	15, // 40: kvstore.v1.KvService.Scan:output_type -> kvstore.v1.ScanResponse
+	17, // 41: kvstore.v1.KvService.Session:output_type -> kvstore.v1.SessionResponse
+	19, // 42: kvstore.v1.KvService.Stats:output_type -> kvstore.v1.StatsResponse
+	22, // 43: kvstore.v1.KvService.GetRing:output_type -> kvstore.v1.GetRingResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_kvstore_v1_kv_proto_init() }
@@ -2115,13 +2380,14 @@ func file_kvstore_v1_kv_proto_init() {
 		(*SessionResponse_Range)(nil),
 		(*SessionResponse_Status)(nil),
 	}
+	file_kvstore_v1_kv_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvstore_v1_kv_proto_rawDesc), len(file_kvstore_v1_kv_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

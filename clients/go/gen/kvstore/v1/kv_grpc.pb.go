@@ -36,6 +36,7 @@ const (
 	KvService_Scan_FullMethodName     = "/kvstore.v1.KvService/Scan"
 	KvService_Session_FullMethodName  = "/kvstore.v1.KvService/Session"
 	KvService_Stats_FullMethodName    = "/kvstore.v1.KvService/Stats"
+	KvService_GetRing_FullMethodName  = "/kvstore.v1.KvService/GetRing"
 )
 
 // KvServiceClient is the client API for KvService service.
@@ -78,6 +79,13 @@ type KvServiceClient interface {
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
 	// Counts what is stored and what was done, in all and for each shard. Approximate while writes go on.
 	Stats(ctx context.Context, in *StatsRequest, opts ...grpc.CallOption) (*StatsResponse, error)
+	// Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+	// node takes any request all the same: one that does not lead the shard passes it on.
+	//
+	// A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+	// one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+	// the header are answered without.
+	GetRing(ctx context.Context, in *GetRingRequest, opts ...grpc.CallOption) (*GetRingResponse, error)
 }
 
 type kvServiceClient struct {
@@ -190,6 +198,16 @@ func (c *kvServiceClient) Stats(ctx context.Context, in *StatsRequest, opts ...g
 	return out, nil
 }
 
+func (c *kvServiceClient) GetRing(ctx context.Context, in *GetRingRequest, opts ...grpc.CallOption) (*GetRingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRingResponse)
+	err := c.cc.Invoke(ctx, KvService_GetRing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // KvServiceServer is the server API for KvService service.
 // All implementations must embed UnimplementedKvServiceServer
 // for forward compatibility.
@@ -230,6 +248,13 @@ type KvServiceServer interface {
 	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
 	// Counts what is stored and what was done, in all and for each shard. Approximate while writes go on.
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
+	// Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+	// node takes any request all the same: one that does not lead the shard passes it on.
+	//
+	// A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+	// one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+	// the header are answered without.
+	GetRing(context.Context, *GetRingRequest) (*GetRingResponse, error)
 	mustEmbedUnimplementedKvServiceServer()
 }
 
@@ -266,6 +291,9 @@ func (UnimplementedKvServiceServer) Session(grpc.BidiStreamingServer[SessionRequ
 }
 func (UnimplementedKvServiceServer) Stats(context.Context, *StatsRequest) (*StatsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Stats not implemented")
+}
+func (UnimplementedKvServiceServer) GetRing(context.Context, *GetRingRequest) (*GetRingResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetRing not implemented")
 }
 func (UnimplementedKvServiceServer) mustEmbedUnimplementedKvServiceServer() {}
 func (UnimplementedKvServiceServer) testEmbeddedByValue()                   {}
@@ -432,6 +460,24 @@ func _KvService_Stats_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _KvService_GetRing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(KvServiceServer).GetRing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: KvService_GetRing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(KvServiceServer).GetRing(ctx, req.(*GetRingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // KvService_ServiceDesc is the grpc.ServiceDesc for KvService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -466,6 +512,10 @@ var KvService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Stats",
 			Handler:    _KvService_Stats_Handler,
+		},
+		{
+			MethodName: "GetRing",
+			Handler:    _KvService_GetRing_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -780,3 +780,107 @@ class ShardStats(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "keys", b"keys", "reads", b"reads", "shard", b"shard", "version", b"version", "writes", b"writes"]) -> None: ...
 
 global___ShardStats = ShardStats
+
+@typing.final
+class GetRingRequest(google.protobuf.message.Message):
+    """Asks which node leads each shard."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___GetRingRequest = GetRingRequest
+
+@typing.final
+class GetRingResponse(google.protobuf.message.Message):
+    """Which node leads each shard, as far as the node that answers knows."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: builtins.int
+    SHARDS_FIELD_NUMBER: builtins.int
+    NODES_FIELD_NUMBER: builtins.int
+    PLACEMENTS_FIELD_NUMBER: builtins.int
+    epoch: builtins.int
+    """Grows with every change of the nodes, replicas or known leaders. In REST: a JSON string."""
+    shards: builtins.int
+    """Number of shards, fixed when the cluster was created. The shard of a key is (xxh64(key, seed 0) * shards) >> 64, of the key's
+    UTF-8 bytes, both factors unsigned and the product of 128 bits.
+    """
+    @property
+    def nodes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RingNode]:
+        """The nodes of the cluster, in order of id."""
+
+    @property
+    def placements(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RingShard]:
+        """The shards, all of them, in order of their number."""
+
+    def __init__(
+        self,
+        *,
+        epoch: builtins.int = ...,
+        shards: builtins.int = ...,
+        nodes: collections.abc.Iterable[global___RingNode] | None = ...,
+        placements: collections.abc.Iterable[global___RingShard] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "nodes", b"nodes", "placements", b"placements", "shards", b"shards"]) -> None: ...
+
+global___GetRingResponse = GetRingResponse
+
+@typing.final
+class RingNode(google.protobuf.message.Message):
+    """One node."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    UP_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """Its id."""
+    address: builtins.str
+    """Where it serves gRPC, as it is told to others: host:port."""
+    up: builtins.bool
+    """Whether the node that answers can reach it."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        address: builtins.str = ...,
+        up: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "up", b"up"]) -> None: ...
+
+global___RingNode = RingNode
+
+@typing.final
+class RingShard(google.protobuf.message.Message):
+    """Where one shard is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: builtins.int
+    LEADER_FIELD_NUMBER: builtins.int
+    REPLICAS_FIELD_NUMBER: builtins.int
+    shard: builtins.int
+    """Its number, from 0."""
+    leader: builtins.int
+    """The node that leads it, as an index into `nodes`. Absent: no leader is known."""
+    @property
+    def replicas(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The nodes that hold a replica, as indexes into `nodes`."""
+
+    def __init__(
+        self,
+        *,
+        shard: builtins.int = ...,
+        leader: builtins.int | None = ...,
+        replicas: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_leader", b"_leader", "leader", b"leader"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_leader", b"_leader", "leader", b"leader", "replicas", b"replicas", "shard", b"shard"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_leader", b"_leader"]) -> typing.Literal["leader"] | None: ...
+
+global___RingShard = RingShard

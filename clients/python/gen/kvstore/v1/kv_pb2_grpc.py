@@ -66,6 +66,11 @@ class KvServiceStub(object):
                 request_serializer=kvstore_dot_v1_dot_kv__pb2.StatsRequest.SerializeToString,
                 response_deserializer=kvstore_dot_v1_dot_kv__pb2.StatsResponse.FromString,
                 )
+        self.GetRing = channel.unary_unary(
+                '/kvstore.v1.KvService/GetRing',
+                request_serializer=kvstore_dot_v1_dot_kv__pb2.GetRingRequest.SerializeToString,
+                response_deserializer=kvstore_dot_v1_dot_kv__pb2.GetRingResponse.FromString,
+                )
 
 
 class KvServiceServicer(object):
@@ -151,6 +156,18 @@ class KvServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRing(self, request, context):
+        """Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+        node takes any request all the same: one that does not lead the shard passes it on.
+
+        A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+        one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+        the header are answered without.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_KvServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -198,6 +215,11 @@ def add_KvServiceServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=kvstore_dot_v1_dot_kv__pb2.StatsRequest.FromString,
                     response_serializer=kvstore_dot_v1_dot_kv__pb2.StatsResponse.SerializeToString,
+            ),
+            'GetRing': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRing,
+                    request_deserializer=kvstore_dot_v1_dot_kv__pb2.GetRingRequest.FromString,
+                    response_serializer=kvstore_dot_v1_dot_kv__pb2.GetRingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -366,5 +388,22 @@ class KvService(object):
         return grpc.experimental.unary_unary(request, target, '/kvstore.v1.KvService/Stats',
             kvstore_dot_v1_dot_kv__pb2.StatsRequest.SerializeToString,
             kvstore_dot_v1_dot_kv__pb2.StatsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetRing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/kvstore.v1.KvService/GetRing',
+            kvstore_dot_v1_dot_kv__pb2.GetRingRequest.SerializeToString,
+            kvstore_dot_v1_dot_kv__pb2.GetRingResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

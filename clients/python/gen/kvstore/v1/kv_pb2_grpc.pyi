@@ -103,6 +103,18 @@ class KvServiceStub:
     ]
     """Counts what is stored and what was done, in all and for each shard. Approximate while writes go on."""
 
+    GetRing: grpc.UnaryUnaryMultiCallable[
+        kvstore.v1.kv_pb2.GetRingRequest,
+        kvstore.v1.kv_pb2.GetRingResponse,
+    ]
+    """Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+    node takes any request all the same: one that does not lead the shard passes it on.
+
+    A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+    one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+    the header are answered without.
+    """
+
 class KvServiceAsyncStub:
     """Reads and writes keys.
 
@@ -180,6 +192,18 @@ class KvServiceAsyncStub:
         kvstore.v1.kv_pb2.StatsResponse,
     ]
     """Counts what is stored and what was done, in all and for each shard. Approximate while writes go on."""
+
+    GetRing: grpc.aio.UnaryUnaryMultiCallable[
+        kvstore.v1.kv_pb2.GetRingRequest,
+        kvstore.v1.kv_pb2.GetRingResponse,
+    ]
+    """Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+    node takes any request all the same: one that does not lead the shard passes it on.
+
+    A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+    one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+    the header are answered without.
+    """
 
 class KvServiceServicer(metaclass=abc.ABCMeta):
     """Reads and writes keys.
@@ -276,5 +300,19 @@ class KvServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[kvstore.v1.kv_pb2.StatsResponse, collections.abc.Awaitable[kvstore.v1.kv_pb2.StatsResponse]]:
         """Counts what is stored and what was done, in all and for each shard. Approximate while writes go on."""
+
+    @abc.abstractmethod
+    def GetRing(
+        self,
+        request: kvstore.v1.kv_pb2.GetRingRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kvstore.v1.kv_pb2.GetRingResponse, collections.abc.Awaitable[kvstore.v1.kv_pb2.GetRingResponse]]:
+        """Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+        node takes any request all the same: one that does not lead the shard passes it on.
+
+        A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+        one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+        the header are answered without.
+        """
 
 def add_KvServiceServicer_to_server(servicer: KvServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -21,7 +21,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file kvstore/v1/kv.proto.
  */
 export const file_kvstore_v1_kv: GenFile = /*@__PURE__*/
-  fileDesc("ChNrdnN0b3JlL3YxL2t2LnByb3RvEgprdnN0b3JlLnYxIq4BCgpQdXRSZXF1ZXN0EgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEhAKA3R0bBgEIAEoDUgBiAEBEhcKCmlmX3ZlcnNpb24YBSABKARIAogBARIXCgpyZXF1ZXN0X2lkGAYgASgJSAOIAQFCCQoHY29udGVudEIGCgRfdHRsQg0KC19pZl92ZXJzaW9uQg0KC19yZXF1ZXN0X2lkIh4KC1B1dFJlc3BvbnNlEg8KB3ZlcnNpb24YASABKAQiRwoKR2V0UmVxdWVzdBILCgNrZXkYASABKAkSLAoLY29uc2lzdGVuY3kYAiABKA4yFy5rdnN0b3JlLnYxLkNvbnNpc3RlbmN5InAKC0dldFJlc3BvbnNlEgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEg8KB3ZlcnNpb24YBCABKAQSEAoDdHRsGAUgASgNSAGIAQFCCQoHY29udGVudEIGCgRfdHRsImwKDURlbGV0ZVJlcXVlc3QSCwoDa2V5GAEgASgJEhcKCmlmX3ZlcnNpb24YAiABKARIAIgBARIXCgpyZXF1ZXN0X2lkGAMgASgJSAGIAQFCDQoLX2lmX3ZlcnNpb25CDQoLX3JlcXVlc3RfaWQiIQoORGVsZXRlUmVzcG9uc2USDwoHZGVsZXRlZBgBIAEoCCK+AQoPQmF0Y2hQdXRSZXF1ZXN0EjkKB2VudHJpZXMYASADKAsyKC5rdnN0b3JlLnYxLkJhdGNoUHV0UmVxdWVzdC5FbnRyaWVzRW50cnkSEAoDdHRsGAIgASgNSACIAQESFwoKcmVxdWVzdF9pZBgDIAEoCUgBiAEBGi4KDEVudHJpZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgYKBF90dGxCDQoLX3JlcXVlc3RfaWQiIQoQQmF0Y2hQdXRSZXNwb25zZRINCgVjb3VudBgBIAEoDSJNCg9CYXRjaEdldFJlcXVlc3QSDAoEa2V5cxgBIAMoCRIsCgtjb25zaXN0ZW5jeRgCIAEoDjIXLmt2c3RvcmUudjEuQ29uc2lzdGVuY3kiMwoQQmF0Y2hHZXRSZXNwb25zZRIfCgVpdGVtcxgBIAMoCzIQLmt2c3RvcmUudjEuSXRlbSJpCgRJdGVtEgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEg8KB3ZlcnNpb24YBCABKAQSEAoDdHRsGAUgASgNSAGIAQFCCQoHY29udGVudEIGCgRfdHRsItYBCgxSYW5nZVJlcXVlc3QSEQoJc3RhcnRfa2V5GAEgASgJEg8KB2VuZF9rZXkYAiABKAkSEwoGcHJlZml4GAMgASgJSACIAQESEgoFbGltaXQYBCABKA1IAYgBARIPCgdyZXZlcnNlGAUgASgIEhEKCWtleXNfb25seRgGIAEoCBISCgpwYWdlX3Rva2VuGAcgASgJEiwKC2NvbnNpc3RlbmN5GAggASgOMhcua3ZzdG9yZS52MS5Db25zaXN0ZW5jeUIJCgdfcHJlZml4QggKBl9saW1pdCJJCg1SYW5nZVJlc3BvbnNlEh8KBWl0ZW1zGAEgAygLMhAua3ZzdG9yZS52MS5JdGVtEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLBAQoLU2NhblJlcXVlc3QSEQoJc3RhcnRfa2V5GAEgASgJEg8KB2VuZF9rZXkYAiABKAkSEwoGcHJlZml4GAMgASgJSACIAQESEgoFbGltaXQYBCABKARIAYgBARIPCgdyZXZlcnNlGAUgASgIEhEKCWtleXNfb25seRgGIAEoCBIsCgtjb25zaXN0ZW5jeRgHIAEoDjIXLmt2c3RvcmUudjEuQ29uc2lzdGVuY3lCCQoHX3ByZWZpeEIICgZfbGltaXQicQoMU2NhblJlc3BvbnNlEgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEg8KB3ZlcnNpb24YBCABKAQSEAoDdHRsGAUgASgNSAGIAQFCCQoHY29udGVudEIGCgRfdHRsIrMCCg5TZXNzaW9uUmVxdWVzdBIKCgJpZBgBIAEoBBIlCgNnZXQYAiABKAsyFi5rdnN0b3JlLnYxLkdldFJlcXVlc3RIABIlCgNwdXQYAyABKAsyFi5rdnN0b3JlLnYxLlB1dFJlcXVlc3RIABIrCgZkZWxldGUYBCABKAsyGS5rdnN0b3JlLnYxLkRlbGV0ZVJlcXVlc3RIABIwCgliYXRjaF9wdXQYBSABKAsyGy5rdnN0b3JlLnYxLkJhdGNoUHV0UmVxdWVzdEgAEjAKCWJhdGNoX2dldBgGIAEoCzIbLmt2c3RvcmUudjEuQmF0Y2hHZXRSZXF1ZXN0SAASKQoFcmFuZ2UYByABKAsyGC5rdnN0b3JlLnYxLlJhbmdlUmVxdWVzdEgAQgsKCW9wZXJhdGlvbiLdAgoPU2Vzc2lvblJlc3BvbnNlEgoKAmlkGAEgASgEEiYKA2dldBgCIAEoCzIXLmt2c3RvcmUudjEuR2V0UmVzcG9uc2VIABImCgNwdXQYAyABKAsyFy5rdnN0b3JlLnYxLlB1dFJlc3BvbnNlSAASLAoGZGVsZXRlGAQgASgLMhoua3ZzdG9yZS52MS5EZWxldGVSZXNwb25zZUgAEjEKCWJhdGNoX3B1dBgFIAEoCzIcLmt2c3RvcmUudjEuQmF0Y2hQdXRSZXNwb25zZUgAEjEKCWJhdGNoX2dldBgGIAEoCzIcLmt2c3RvcmUudjEuQmF0Y2hHZXRSZXNwb25zZUgAEioKBXJhbmdlGAcgASgLMhkua3ZzdG9yZS52MS5SYW5nZVJlc3BvbnNlSAASJAoGc3RhdHVzGAggASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiDgoMU3RhdHNSZXF1ZXN0IpYCCg1TdGF0c1Jlc3BvbnNlEgwKBGtleXMYASABKAESDQoFYnl0ZXMYAiABKAESEgoKZGlza19ieXRlcxgDIAEoARIUCgxtZW1vcnlfYnl0ZXMYBCABKAESPQoKb3BlcmF0aW9ucxgFIAMoCzIpLmt2c3RvcmUudjEuU3RhdHNSZXNwb25zZS5PcGVyYXRpb25zRW50cnkSJgoGc2hhcmRzGAYgAygLMhYua3ZzdG9yZS52MS5TaGFyZFN0YXRzEgwKBG5vZGUYByABKAkSFgoOdXB0aW1lX3NlY29uZHMYCCABKAEaMQoPT3BlcmF0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiaAoKU2hhcmRTdGF0cxINCgVzaGFyZBgBIAEoDRIMCgRrZXlzGAIgASgBEg0KBWJ5dGVzGAMgASgBEg8KB3ZlcnNpb24YBCABKAESDgoGd3JpdGVzGAUgASgBEg0KBXJlYWRzGAYgASgBKnYKC0NvbnNpc3RlbmN5EhsKF0NPTlNJU1RFTkNZX1VOU1BFQ0lGSUVEEAASHAoYQ09OU0lTVEVOQ1lfTElORUFSSVpBQkxFEAESFQoRQ09OU0lTVEVOQ1lfU1RBTEUQAhIVChFDT05TSVNURU5DWV9MRUFTRRADMvIGCglLdlNlcnZpY2USbAoDUHV0EhYua3ZzdG9yZS52MS5QdXRSZXF1ZXN0Ghcua3ZzdG9yZS52MS5QdXRSZXNwb25zZSI0gtPkkwIuOgEqWhc6ASoaEi9hcGkvdjEva2V5cy97a2V5fRoQL2FwaS92MS9rdi97a2V5fRJmCgNHZXQSFi5rdnN0b3JlLnYxLkdldFJlcXVlc3QaFy5rdnN0b3JlLnYxLkdldFJlc3BvbnNlIi6C0+STAihaFBISL2FwaS92MS9rZXlzL3trZXl9EhAvYXBpL3YxL2t2L3trZXl9Em8KBkRlbGV0ZRIZLmt2c3RvcmUudjEuRGVsZXRlUmVxdWVzdBoaLmt2c3RvcmUudjEuRGVsZXRlUmVzcG9uc2UiLoLT5JMCKFoUKhIvYXBpL3YxL2tleXMve2tleX0qEC9hcGkvdjEva3Yve2tleX0SaAoIQmF0Y2hQdXQSGy5rdnN0b3JlLnYxLkJhdGNoUHV0UmVxdWVzdBocLmt2c3RvcmUudjEuQmF0Y2hQdXRSZXNwb25zZSIhgtPkkwIbOgdlbnRyaWVzIhAvYXBpL3YxL2t2L2JhdGNoEmYKCEJhdGNoR2V0Ehsua3ZzdG9yZS52MS5CYXRjaEdldFJlcXVlc3QaHC5rdnN0b3JlLnYxLkJhdGNoR2V0UmVzcG9uc2UiH4LT5JMCGToBKiIUL2FwaS92MS9rdi9iYXRjaC1nZXQSVgoFUmFuZ2USGC5rdnN0b3JlLnYxLlJhbmdlUmVxdWVzdBoZLmt2c3RvcmUudjEuUmFuZ2VSZXNwb25zZSIYgtPkkwISEhAvYXBpL3YxL2t2L3JhbmdlElQKBFNjYW4SFy5rdnN0b3JlLnYxLlNjYW5SZXF1ZXN0Ghgua3ZzdG9yZS52MS5TY2FuUmVzcG9uc2UiF4LT5JMCERIPL2FwaS92MS9rdi9zY2FuMAESRgoHU2Vzc2lvbhIaLmt2c3RvcmUudjEuU2Vzc2lvblJlcXVlc3QaGy5rdnN0b3JlLnYxLlNlc3Npb25SZXNwb25zZSgBMAESVgoFU3RhdHMSGC5rdnN0b3JlLnYxLlN0YXRzUmVxdWVzdBoZLmt2c3RvcmUudjEuU3RhdHNSZXNwb25zZSIYgtPkkwISEhAvYXBpL3YxL2t2L3N0YXRzQkBaPmdpdGh1Yi5jb20va3ZzdG9yZS9rdnN0b3JlL2NsaWVudHMvZ28vZ2VuL2t2c3RvcmUvdjE7a3ZzdG9yZXYxYgZwcm90bzM", [file_google_api_annotations, file_google_rpc_status]);
+  fileDesc("ChNrdnN0b3JlL3YxL2t2LnByb3RvEgprdnN0b3JlLnYxIq4BCgpQdXRSZXF1ZXN0EgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEhAKA3R0bBgEIAEoDUgBiAEBEhcKCmlmX3ZlcnNpb24YBSABKARIAogBARIXCgpyZXF1ZXN0X2lkGAYgASgJSAOIAQFCCQoHY29udGVudEIGCgRfdHRsQg0KC19pZl92ZXJzaW9uQg0KC19yZXF1ZXN0X2lkIh4KC1B1dFJlc3BvbnNlEg8KB3ZlcnNpb24YASABKAQiRwoKR2V0UmVxdWVzdBILCgNrZXkYASABKAkSLAoLY29uc2lzdGVuY3kYAiABKA4yFy5rdnN0b3JlLnYxLkNvbnNpc3RlbmN5InAKC0dldFJlc3BvbnNlEgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEg8KB3ZlcnNpb24YBCABKAQSEAoDdHRsGAUgASgNSAGIAQFCCQoHY29udGVudEIGCgRfdHRsImwKDURlbGV0ZVJlcXVlc3QSCwoDa2V5GAEgASgJEhcKCmlmX3ZlcnNpb24YAiABKARIAIgBARIXCgpyZXF1ZXN0X2lkGAMgASgJSAGIAQFCDQoLX2lmX3ZlcnNpb25CDQoLX3JlcXVlc3RfaWQiIQoORGVsZXRlUmVzcG9uc2USDwoHZGVsZXRlZBgBIAEoCCK+AQoPQmF0Y2hQdXRSZXF1ZXN0EjkKB2VudHJpZXMYASADKAsyKC5rdnN0b3JlLnYxLkJhdGNoUHV0UmVxdWVzdC5FbnRyaWVzRW50cnkSEAoDdHRsGAIgASgNSACIAQESFwoKcmVxdWVzdF9pZBgDIAEoCUgBiAEBGi4KDEVudHJpZXNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQgYKBF90dGxCDQoLX3JlcXVlc3RfaWQiIQoQQmF0Y2hQdXRSZXNwb25zZRINCgVjb3VudBgBIAEoDSJNCg9CYXRjaEdldFJlcXVlc3QSDAoEa2V5cxgBIAMoCRIsCgtjb25zaXN0ZW5jeRgCIAEoDjIXLmt2c3RvcmUudjEuQ29uc2lzdGVuY3kiMwoQQmF0Y2hHZXRSZXNwb25zZRIfCgVpdGVtcxgBIAMoCzIQLmt2c3RvcmUudjEuSXRlbSJpCgRJdGVtEgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEg8KB3ZlcnNpb24YBCABKAQSEAoDdHRsGAUgASgNSAGIAQFCCQoHY29udGVudEIGCgRfdHRsItYBCgxSYW5nZVJlcXVlc3QSEQoJc3RhcnRfa2V5GAEgASgJEg8KB2VuZF9rZXkYAiABKAkSEwoGcHJlZml4GAMgASgJSACIAQESEgoFbGltaXQYBCABKA1IAYgBARIPCgdyZXZlcnNlGAUgASgIEhEKCWtleXNfb25seRgGIAEoCBISCgpwYWdlX3Rva2VuGAcgASgJEiwKC2NvbnNpc3RlbmN5GAggASgOMhcua3ZzdG9yZS52MS5Db25zaXN0ZW5jeUIJCgdfcHJlZml4QggKBl9saW1pdCJJCg1SYW5nZVJlc3BvbnNlEh8KBWl0ZW1zGAEgAygLMhAua3ZzdG9yZS52MS5JdGVtEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLBAQoLU2NhblJlcXVlc3QSEQoJc3RhcnRfa2V5GAEgASgJEg8KB2VuZF9rZXkYAiABKAkSEwoGcHJlZml4GAMgASgJSACIAQESEgoFbGltaXQYBCABKARIAYgBARIPCgdyZXZlcnNlGAUgASgIEhEKCWtleXNfb25seRgGIAEoCBIsCgtjb25zaXN0ZW5jeRgHIAEoDjIXLmt2c3RvcmUudjEuQ29uc2lzdGVuY3lCCQoHX3ByZWZpeEIICgZfbGltaXQicQoMU2NhblJlc3BvbnNlEgsKA2tleRgBIAEoCRIPCgV2YWx1ZRgCIAEoCUgAEg0KA3JhdxgDIAEoDEgAEg8KB3ZlcnNpb24YBCABKAQSEAoDdHRsGAUgASgNSAGIAQFCCQoHY29udGVudEIGCgRfdHRsIrMCCg5TZXNzaW9uUmVxdWVzdBIKCgJpZBgBIAEoBBIlCgNnZXQYAiABKAsyFi5rdnN0b3JlLnYxLkdldFJlcXVlc3RIABIlCgNwdXQYAyABKAsyFi5rdnN0b3JlLnYxLlB1dFJlcXVlc3RIABIrCgZkZWxldGUYBCABKAsyGS5rdnN0b3JlLnYxLkRlbGV0ZVJlcXVlc3RIABIwCgliYXRjaF9wdXQYBSABKAsyGy5rdnN0b3JlLnYxLkJhdGNoUHV0UmVxdWVzdEgAEjAKCWJhdGNoX2dldBgGIAEoCzIbLmt2c3RvcmUudjEuQmF0Y2hHZXRSZXF1ZXN0SAASKQoFcmFuZ2UYByABKAsyGC5rdnN0b3JlLnYxLlJhbmdlUmVxdWVzdEgAQgsKCW9wZXJhdGlvbiLdAgoPU2Vzc2lvblJlc3BvbnNlEgoKAmlkGAEgASgEEiYKA2dldBgCIAEoCzIXLmt2c3RvcmUudjEuR2V0UmVzcG9uc2VIABImCgNwdXQYAyABKAsyFy5rdnN0b3JlLnYxLlB1dFJlc3BvbnNlSAASLAoGZGVsZXRlGAQgASgLMhoua3ZzdG9yZS52MS5EZWxldGVSZXNwb25zZUgAEjEKCWJhdGNoX3B1dBgFIAEoCzIcLmt2c3RvcmUudjEuQmF0Y2hQdXRSZXNwb25zZUgAEjEKCWJhdGNoX2dldBgGIAEoCzIcLmt2c3RvcmUudjEuQmF0Y2hHZXRSZXNwb25zZUgAEioKBXJhbmdlGAcgASgLMhkua3ZzdG9yZS52MS5SYW5nZVJlc3BvbnNlSAASJAoGc3RhdHVzGAggASgLMhIuZ29vZ2xlLnJwYy5TdGF0dXNIAEIICgZyZXN1bHQiDgoMU3RhdHNSZXF1ZXN0IpYCCg1TdGF0c1Jlc3BvbnNlEgwKBGtleXMYASABKAESDQoFYnl0ZXMYAiABKAESEgoKZGlza19ieXRlcxgDIAEoARIUCgxtZW1vcnlfYnl0ZXMYBCABKAESPQoKb3BlcmF0aW9ucxgFIAMoCzIpLmt2c3RvcmUudjEuU3RhdHNSZXNwb25zZS5PcGVyYXRpb25zRW50cnkSJgoGc2hhcmRzGAYgAygLMhYua3ZzdG9yZS52MS5TaGFyZFN0YXRzEgwKBG5vZGUYByABKAkSFgoOdXB0aW1lX3NlY29uZHMYCCABKAEaMQoPT3BlcmF0aW9uc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoAToCOAEiaAoKU2hhcmRTdGF0cxINCgVzaGFyZBgBIAEoDRIMCgRrZXlzGAIgASgBEg0KBWJ5dGVzGAMgASgBEg8KB3ZlcnNpb24YBCABKAESDgoGd3JpdGVzGAUgASgBEg0KBXJlYWRzGAYgASgBIhAKDkdldFJpbmdSZXF1ZXN0IoABCg9HZXRSaW5nUmVzcG9uc2USDQoFZXBvY2gYASABKAQSDgoGc2hhcmRzGAIgASgNEiMKBW5vZGVzGAMgAygLMhQua3ZzdG9yZS52MS5SaW5nTm9kZRIpCgpwbGFjZW1lbnRzGAQgAygLMhUua3ZzdG9yZS52MS5SaW5nU2hhcmQiMwoIUmluZ05vZGUSCgoCaWQYASABKAkSDwoHYWRkcmVzcxgCIAEoCRIKCgJ1cBgDIAEoCCJMCglSaW5nU2hhcmQSDQoFc2hhcmQYASABKA0SEwoGbGVhZGVyGAIgASgNSACIAQESEAoIcmVwbGljYXMYAyADKA1CCQoHX2xlYWRlcip2CgtDb25zaXN0ZW5jeRIbChdDT05TSVNURU5DWV9VTlNQRUNJRklFRBAAEhwKGENPTlNJU1RFTkNZX0xJTkVBUklaQUJMRRABEhUKEUNPTlNJU1RFTkNZX1NUQUxFEAISFQoRQ09OU0lTVEVOQ1lfTEVBU0UQAzLMBwoJS3ZTZXJ2aWNlEmwKA1B1dBIWLmt2c3RvcmUudjEuUHV0UmVxdWVzdBoXLmt2c3RvcmUudjEuUHV0UmVzcG9uc2UiNILT5JMCLjoBKloXOgEqGhIvYXBpL3YxL2tleXMve2tleX0aEC9hcGkvdjEva3Yve2tleX0SZgoDR2V0EhYua3ZzdG9yZS52MS5HZXRSZXF1ZXN0Ghcua3ZzdG9yZS52MS5HZXRSZXNwb25zZSIugtPkkwIoWhQSEi9hcGkvdjEva2V5cy97a2V5fRIQL2FwaS92MS9rdi97a2V5fRJvCgZEZWxldGUSGS5rdnN0b3JlLnYxLkRlbGV0ZVJlcXVlc3QaGi5rdnN0b3JlLnYxLkRlbGV0ZVJlc3BvbnNlIi6C0+STAihaFCoSL2FwaS92MS9rZXlzL3trZXl9KhAvYXBpL3YxL2t2L3trZXl9EmgKCEJhdGNoUHV0Ehsua3ZzdG9yZS52MS5CYXRjaFB1dFJlcXVlc3QaHC5rdnN0b3JlLnYxLkJhdGNoUHV0UmVzcG9uc2UiIYLT5JMCGzoHZW50cmllcyIQL2FwaS92MS9rdi9iYXRjaBJmCghCYXRjaEdldBIbLmt2c3RvcmUudjEuQmF0Y2hHZXRSZXF1ZXN0Ghwua3ZzdG9yZS52MS5CYXRjaEdldFJlc3BvbnNlIh+C0+STAhk6ASoiFC9hcGkvdjEva3YvYmF0Y2gtZ2V0ElYKBVJhbmdlEhgua3ZzdG9yZS52MS5SYW5nZVJlcXVlc3QaGS5rdnN0b3JlLnYxLlJhbmdlUmVzcG9uc2UiGILT5JMCEhIQL2FwaS92MS9rdi9yYW5nZRJUCgRTY2FuEhcua3ZzdG9yZS52MS5TY2FuUmVxdWVzdBoYLmt2c3RvcmUudjEuU2NhblJlc3BvbnNlIheC0+STAhESDy9hcGkvdjEva3Yvc2NhbjABEkYKB1Nlc3Npb24SGi5rdnN0b3JlLnYxLlNlc3Npb25SZXF1ZXN0Ghsua3ZzdG9yZS52MS5TZXNzaW9uUmVzcG9uc2UoATABElYKBVN0YXRzEhgua3ZzdG9yZS52MS5TdGF0c1JlcXVlc3QaGS5rdnN0b3JlLnYxLlN0YXRzUmVzcG9uc2UiGILT5JMCEhIQL2FwaS92MS9rdi9zdGF0cxJYCgdHZXRSaW5nEhoua3ZzdG9yZS52MS5HZXRSaW5nUmVxdWVzdBobLmt2c3RvcmUudjEuR2V0UmluZ1Jlc3BvbnNlIhSC0+STAg4SDC9hcGkvdjEvcmluZ0JAWj5naXRodWIuY29tL2t2c3RvcmUva3ZzdG9yZS9jbGllbnRzL2dvL2dlbi9rdnN0b3JlL3YxO2t2c3RvcmV2MWIGcHJvdG8z", [file_google_api_annotations, file_google_rpc_status]);
 
 /**
  * Stores one value.
@@ -938,6 +938,134 @@ export const ShardStatsSchema: GenMessage<ShardStats> = /*@__PURE__*/
   messageDesc(file_kvstore_v1_kv, 19);
 
 /**
+ * Asks which node leads each shard.
+ *
+ * @generated from message kvstore.v1.GetRingRequest
+ */
+export type GetRingRequest = Message<"kvstore.v1.GetRingRequest"> & {
+};
+
+/**
+ * Describes the message kvstore.v1.GetRingRequest.
+ * Use `create(GetRingRequestSchema)` to create a new message.
+ */
+export const GetRingRequestSchema: GenMessage<GetRingRequest> = /*@__PURE__*/
+  messageDesc(file_kvstore_v1_kv, 20);
+
+/**
+ * Which node leads each shard, as far as the node that answers knows.
+ *
+ * @generated from message kvstore.v1.GetRingResponse
+ */
+export type GetRingResponse = Message<"kvstore.v1.GetRingResponse"> & {
+  /**
+   * Grows with every change of the nodes, replicas or known leaders. In REST: a JSON string.
+   *
+   * @generated from field: uint64 epoch = 1;
+   */
+  epoch: bigint;
+
+  /**
+   * Number of shards, fixed when the cluster was created. The shard of a key is (xxh64(key, seed 0) * shards) >> 64, of the key's
+   * UTF-8 bytes, both factors unsigned and the product of 128 bits.
+   *
+   * @generated from field: uint32 shards = 2;
+   */
+  shards: number;
+
+  /**
+   * The nodes of the cluster, in order of id.
+   *
+   * @generated from field: repeated kvstore.v1.RingNode nodes = 3;
+   */
+  nodes: RingNode[];
+
+  /**
+   * The shards, all of them, in order of their number.
+   *
+   * @generated from field: repeated kvstore.v1.RingShard placements = 4;
+   */
+  placements: RingShard[];
+};
+
+/**
+ * Describes the message kvstore.v1.GetRingResponse.
+ * Use `create(GetRingResponseSchema)` to create a new message.
+ */
+export const GetRingResponseSchema: GenMessage<GetRingResponse> = /*@__PURE__*/
+  messageDesc(file_kvstore_v1_kv, 21);
+
+/**
+ * One node.
+ *
+ * @generated from message kvstore.v1.RingNode
+ */
+export type RingNode = Message<"kvstore.v1.RingNode"> & {
+  /**
+   * Its id.
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * Where it serves gRPC, as it is told to others: host:port.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * Whether the node that answers can reach it.
+   *
+   * @generated from field: bool up = 3;
+   */
+  up: boolean;
+};
+
+/**
+ * Describes the message kvstore.v1.RingNode.
+ * Use `create(RingNodeSchema)` to create a new message.
+ */
+export const RingNodeSchema: GenMessage<RingNode> = /*@__PURE__*/
+  messageDesc(file_kvstore_v1_kv, 22);
+
+/**
+ * Where one shard is.
+ *
+ * @generated from message kvstore.v1.RingShard
+ */
+export type RingShard = Message<"kvstore.v1.RingShard"> & {
+  /**
+   * Its number, from 0.
+   *
+   * @generated from field: uint32 shard = 1;
+   */
+  shard: number;
+
+  /**
+   * The node that leads it, as an index into `nodes`. Absent: no leader is known.
+   *
+   * @generated from field: optional uint32 leader = 2;
+   */
+  leader?: number | undefined;
+
+  /**
+   * The nodes that hold a replica, as indexes into `nodes`.
+   *
+   * @generated from field: repeated uint32 replicas = 3;
+   */
+  replicas: number[];
+};
+
+/**
+ * Describes the message kvstore.v1.RingShard.
+ * Use `create(RingShardSchema)` to create a new message.
+ */
+export const RingShardSchema: GenMessage<RingShard> = /*@__PURE__*/
+  messageDesc(file_kvstore_v1_kv, 23);
+
+/**
  * How fresh a read must be.
  *
  * @generated from enum kvstore.v1.Consistency
@@ -1089,6 +1217,21 @@ export const KvService: GenService<{
     methodKind: "unary";
     input: typeof StatsRequestSchema;
     output: typeof StatsResponseSchema;
+  },
+  /**
+   * Tells which node leads each shard, for clients that send an operation on one key straight to the leader of its shard. Any
+   * node takes any request all the same: one that does not lead the shard passes it on.
+   *
+   * A client sends the epoch that it knows as header `kvstore-epoch` with its calls. Where the node that answers has another
+   * one, the answer carries that as header `kvstore-epoch`, also when it is an error; the client may then ask again. Calls without
+   * the header are answered without.
+   *
+   * @generated from rpc kvstore.v1.KvService.GetRing
+   */
+  getRing: {
+    methodKind: "unary";
+    input: typeof GetRingRequestSchema;
+    output: typeof GetRingResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_kvstore_v1_kv, 0);

@@ -295,12 +295,23 @@ type Node struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The gRPC address given to others, host:port.
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	// What it is doing: up, draining, down.
+	// What it is doing: up; draining (its replicas move away, it stays a member); leaving (its replicas move away, then it is no
+	// member any more); down (not reached now); lost (down for so long that its replicas are made anew on other nodes).
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// Replicas it holds.
 	Replicas uint32 `protobuf:"varint,4,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	// Shards it leads.
-	Leaders       uint32 `protobuf:"varint,5,opt,name=leaders,proto3" json:"leaders,omitempty"`
+	Leaders uint32 `protobuf:"varint,5,opt,name=leaders,proto3" json:"leaders,omitempty"`
+	// What it fails together with: a rack, a room, a data center. Empty: it fails alone.
+	Zone string `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"`
+	// How much it carries compared with others; 100 unless it was set otherwise.
+	Weight uint32 `protobuf:"varint,7,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Replicas that have yet to leave it or to arrive.
+	Moving uint32 `protobuf:"varint,8,opt,name=moving,proto3" json:"moving,omitempty"`
+	// Whether it votes in the group that keeps the cluster's members and placement.
+	MetaVoter bool `protobuf:"varint,9,opt,name=meta_voter,json=metaVoter,proto3" json:"meta_voter,omitempty"`
+	// More about its state, for people. Empty: there is nothing to add.
+	Detail        string `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -370,10 +381,45 @@ func (x *Node) GetLeaders() uint32 {
 	return 0
 }
 
+func (x *Node) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Node) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *Node) GetMoving() uint32 {
+	if x != nil {
+		return x.Moving
+	}
+	return 0
+}
+
+func (x *Node) GetMetaVoter() bool {
+	if x != nil {
+		return x.MetaVoter
+	}
+	return false
+}
+
+func (x *Node) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Names a node to add.
 type AddNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The new node's id.
+	// The new node's id: 1 to 64 characters of A-Z a-z 0-9 . _ -
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Its gRPC address, host:port.
 	Address       string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
@@ -428,7 +474,7 @@ func (x *AddNodeRequest) GetAddress() string {
 // The new node is expected.
 type AddNodeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The command that starts the new node.
+	// The command that starts the new node. Empty: the node is a member already.
 	StartCommand  string `protobuf:"bytes,1,opt,name=start_command,json=startCommand,proto3" json:"start_command,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -475,7 +521,10 @@ func (x *AddNodeResponse) GetStartCommand() string {
 type RemoveNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its id.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Also when its replicas cannot be copied away first because it does not run any more: the others make them anew. What only it had
+	// is lost.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -515,6 +564,13 @@ func (x *RemoveNodeRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *RemoveNodeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 // The node is being removed.
@@ -637,6 +693,355 @@ func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
 	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
+// Names two nodes.
+type ReplaceNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that leaves.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The node that takes its place, which was added before.
+	By            string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceNodeRequest) Reset() {
+	*x = ReplaceNodeRequest{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceNodeRequest) ProtoMessage() {}
+
+func (x *ReplaceNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceNodeRequest.ProtoReflect.Descriptor instead.
+func (*ReplaceNodeRequest) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ReplaceNodeRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReplaceNodeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// The node is being replaced.
+type ReplaceNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaceNodeResponse) Reset() {
+	*x = ReplaceNodeResponse{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaceNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaceNodeResponse) ProtoMessage() {}
+
+func (x *ReplaceNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaceNodeResponse.ProtoReflect.Descriptor instead.
+func (*ReplaceNodeResponse) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+// Asks for the cluster's settings.
+type GetClusterSettingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterSettingsRequest) Reset() {
+	*x = GetClusterSettingsRequest{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterSettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterSettingsRequest) ProtoMessage() {}
+
+func (x *GetClusterSettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterSettingsRequest.ProtoReflect.Descriptor instead.
+func (*GetClusterSettingsRequest) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+// The cluster's settings.
+type GetClusterSettingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What holds now.
+	Settings      *ClusterSettings `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClusterSettingsResponse) Reset() {
+	*x = GetClusterSettingsResponse{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClusterSettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClusterSettingsResponse) ProtoMessage() {}
+
+func (x *GetClusterSettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClusterSettingsResponse.ProtoReflect.Descriptor instead.
+func (*GetClusterSettingsResponse) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetClusterSettingsResponse) GetSettings() *ClusterSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// What all nodes of a cluster share.
+type ClusterSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nodes that hold each shard: 1 to 9.
+	ReplicationFactor uint32 `protobuf:"varint,1,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	// Seconds that a node may be down until its replicas are made anew on other nodes. 0: never by itself.
+	ReplaceAfterSeconds uint32 `protobuf:"varint,2,opt,name=replace_after_seconds,json=replaceAfterSeconds,proto3" json:"replace_after_seconds,omitempty"`
+	// Most replicas that move at a time in the whole cluster: 1 to 1,000.
+	MovesMax      uint32 `protobuf:"varint,3,opt,name=moves_max,json=movesMax,proto3" json:"moves_max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSettings) Reset() {
+	*x = ClusterSettings{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSettings) ProtoMessage() {}
+
+func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSettings.ProtoReflect.Descriptor instead.
+func (*ClusterSettings) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ClusterSettings) GetReplicationFactor() uint32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetReplaceAfterSeconds() uint32 {
+	if x != nil {
+		return x.ReplaceAfterSeconds
+	}
+	return 0
+}
+
+func (x *ClusterSettings) GetMovesMax() uint32 {
+	if x != nil {
+		return x.MovesMax
+	}
+	return 0
+}
+
+// Changes settings; what is absent stays as it is.
+type UpdateClusterSettingsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See ClusterSettings.
+	ReplicationFactor *uint32 `protobuf:"varint,1,opt,name=replication_factor,json=replicationFactor,proto3,oneof" json:"replication_factor,omitempty"`
+	// See ClusterSettings.
+	ReplaceAfterSeconds *uint32 `protobuf:"varint,2,opt,name=replace_after_seconds,json=replaceAfterSeconds,proto3,oneof" json:"replace_after_seconds,omitempty"`
+	// See ClusterSettings.
+	MovesMax      *uint32 `protobuf:"varint,3,opt,name=moves_max,json=movesMax,proto3,oneof" json:"moves_max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateClusterSettingsRequest) Reset() {
+	*x = UpdateClusterSettingsRequest{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateClusterSettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateClusterSettingsRequest) ProtoMessage() {}
+
+func (x *UpdateClusterSettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateClusterSettingsRequest.ProtoReflect.Descriptor instead.
+func (*UpdateClusterSettingsRequest) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UpdateClusterSettingsRequest) GetReplicationFactor() uint32 {
+	if x != nil && x.ReplicationFactor != nil {
+		return *x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *UpdateClusterSettingsRequest) GetReplaceAfterSeconds() uint32 {
+	if x != nil && x.ReplaceAfterSeconds != nil {
+		return *x.ReplaceAfterSeconds
+	}
+	return 0
+}
+
+func (x *UpdateClusterSettingsRequest) GetMovesMax() uint32 {
+	if x != nil && x.MovesMax != nil {
+		return *x.MovesMax
+	}
+	return 0
+}
+
+// The settings were changed.
+type UpdateClusterSettingsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What holds now.
+	Settings      *ClusterSettings `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateClusterSettingsResponse) Reset() {
+	*x = UpdateClusterSettingsResponse{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateClusterSettingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateClusterSettingsResponse) ProtoMessage() {}
+
+func (x *UpdateClusterSettingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateClusterSettingsResponse.ProtoReflect.Descriptor instead.
+func (*UpdateClusterSettingsResponse) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *UpdateClusterSettingsResponse) GetSettings() *ClusterSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
 // Asks for the shards.
 type ListShardsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -646,7 +1051,7 @@ type ListShardsRequest struct {
 
 func (x *ListShardsRequest) Reset() {
 	*x = ListShardsRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +1063,7 @@ func (x *ListShardsRequest) String() string {
 func (*ListShardsRequest) ProtoMessage() {}
 
 func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +1076,7 @@ func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsRequest.ProtoReflect.Descriptor instead.
 func (*ListShardsRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 // The shards.
@@ -685,7 +1090,7 @@ type ListShardsResponse struct {
 
 func (x *ListShardsResponse) Reset() {
 	*x = ListShardsResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +1102,7 @@ func (x *ListShardsResponse) String() string {
 func (*ListShardsResponse) ProtoMessage() {}
 
 func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +1115,7 @@ func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsResponse.ProtoReflect.Descriptor instead.
 func (*ListShardsResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListShardsResponse) GetShards() []*Shard {
@@ -727,19 +1132,27 @@ type Shard struct {
 	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The node that leads it. Empty: none is known.
 	Leader string `protobuf:"bytes,2,opt,name=leader,proto3" json:"leader,omitempty"`
-	// Nodes that hold a replica.
+	// Nodes that hold a replica, in order of id.
 	Replicas []string `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	// Keys stored.
+	// Keys stored. 0 where the node that answers holds no replica.
 	Keys float64 `protobuf:"fixed64,4,opt,name=keys,proto3" json:"keys,omitempty"`
-	// Bytes of keys and values as given.
-	Bytes         float64 `protobuf:"fixed64,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Bytes of keys and values as given. 0 where the node that answers holds no replica.
+	Bytes float64 `protobuf:"fixed64,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The nodes among `replicas` that vote.
+	Voters []string `protobuf:"bytes,6,rep,name=voters,proto3" json:"voters,omitempty"`
+	// The nodes among `replicas` that copy and do not vote yet.
+	Learners []string `protobuf:"bytes,7,rep,name=learners,proto3" json:"learners,omitempty"`
+	// Nodes that shall hold a replica.
+	Target []string `protobuf:"bytes,8,rep,name=target,proto3" json:"target,omitempty"`
+	// What moves now. Absent: nothing.
+	Change        *ShardChange `protobuf:"bytes,9,opt,name=change,proto3" json:"change,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +1164,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +1177,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Shard) GetId() uint32 {
@@ -802,6 +1215,126 @@ func (x *Shard) GetBytes() float64 {
 	return 0
 }
 
+func (x *Shard) GetVoters() []string {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
+func (x *Shard) GetLearners() []string {
+	if x != nil {
+		return x.Learners
+	}
+	return nil
+}
+
+func (x *Shard) GetTarget() []string {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Shard) GetChange() *ShardChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+// One replica on its way from one node to another.
+type ShardChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that it leaves. Empty: the shard gets one replica more.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The node that it goes to. Empty: the shard gets one replica less.
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// How far it is: copying (the new replica receives data and log), joining (it gets a vote, the old one loses its own), leaving (the old
+	// one is erased).
+	Step string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	// Entries of the log that the new replica lacks. 0 when it has all, or nothing is known.
+	EntriesBehind uint64 `protobuf:"varint,4,opt,name=entries_behind,json=entriesBehind,proto3" json:"entries_behind,omitempty"`
+	// Part that is done, from 0 to 1. An estimate.
+	Progress float64 `protobuf:"fixed64,5,opt,name=progress,proto3" json:"progress,omitempty"`
+	// Seconds until it is done. An estimate; absent: none can be made.
+	SecondsLeft   *float64 `protobuf:"fixed64,6,opt,name=seconds_left,json=secondsLeft,proto3,oneof" json:"seconds_left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardChange) Reset() {
+	*x = ShardChange{}
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardChange) ProtoMessage() {}
+
+func (x *ShardChange) ProtoReflect() protoreflect.Message {
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardChange.ProtoReflect.Descriptor instead.
+func (*ShardChange) Descriptor() ([]byte, []int) {
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ShardChange) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ShardChange) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *ShardChange) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *ShardChange) GetEntriesBehind() uint64 {
+	if x != nil {
+		return x.EntriesBehind
+	}
+	return 0
+}
+
+func (x *ShardChange) GetProgress() float64 {
+	if x != nil {
+		return x.Progress
+	}
+	return 0
+}
+
+func (x *ShardChange) GetSecondsLeft() float64 {
+	if x != nil && x.SecondsLeft != nil {
+		return *x.SecondsLeft
+	}
+	return 0
+}
+
 // Names a shard and its next leader.
 type MoveLeaderRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -815,7 +1348,7 @@ type MoveLeaderRequest struct {
 
 func (x *MoveLeaderRequest) Reset() {
 	*x = MoveLeaderRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +1360,7 @@ func (x *MoveLeaderRequest) String() string {
 func (*MoveLeaderRequest) ProtoMessage() {}
 
 func (x *MoveLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1373,7 @@ func (x *MoveLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveLeaderRequest.ProtoReflect.Descriptor instead.
 func (*MoveLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MoveLeaderRequest) GetShard() uint32 {
@@ -866,7 +1399,7 @@ type MoveLeaderResponse struct {
 
 func (x *MoveLeaderResponse) Reset() {
 	*x = MoveLeaderResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +1411,7 @@ func (x *MoveLeaderResponse) String() string {
 func (*MoveLeaderResponse) ProtoMessage() {}
 
 func (x *MoveLeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +1424,7 @@ func (x *MoveLeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveLeaderResponse.ProtoReflect.Descriptor instead.
 func (*MoveLeaderResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 // Asks for a compaction.
@@ -905,7 +1438,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1450,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1463,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CompactRequest) GetShard() uint32 {
@@ -951,7 +1484,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1496,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1509,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CompactResponse) GetShards() uint32 {
@@ -995,7 +1528,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1540,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1553,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 // Everything written before is durable in tables.
@@ -1032,7 +1565,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1577,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1590,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 // Asks for the configuration.
@@ -1069,7 +1602,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1614,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1627,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 // The configuration.
@@ -1108,7 +1641,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1653,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1666,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetConfigResponse) GetValues() []*ConfigValue {
@@ -1158,7 +1691,7 @@ type ConfigValue struct {
 
 func (x *ConfigValue) Reset() {
 	*x = ConfigValue{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1703,7 @@ func (x *ConfigValue) String() string {
 func (*ConfigValue) ProtoMessage() {}
 
 func (x *ConfigValue) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1716,7 @@ func (x *ConfigValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigValue.ProtoReflect.Descriptor instead.
 func (*ConfigValue) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ConfigValue) GetKey() string {
@@ -1218,7 +1751,7 @@ type CreateBackupRequest struct {
 
 func (x *CreateBackupRequest) Reset() {
 	*x = CreateBackupRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1763,7 @@ func (x *CreateBackupRequest) String() string {
 func (*CreateBackupRequest) ProtoMessage() {}
 
 func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1776,7 @@ func (x *CreateBackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupRequest.ProtoReflect.Descriptor instead.
 func (*CreateBackupRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateBackupRequest) GetName() string {
@@ -1270,7 +1803,7 @@ type CreateBackupResponse struct {
 
 func (x *CreateBackupResponse) Reset() {
 	*x = CreateBackupResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1815,7 @@ func (x *CreateBackupResponse) String() string {
 func (*CreateBackupResponse) ProtoMessage() {}
 
 func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1828,7 @@ func (x *CreateBackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateBackupResponse.ProtoReflect.Descriptor instead.
 func (*CreateBackupResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateBackupResponse) GetPath() string {
@@ -1337,7 +1870,7 @@ type EchoRequest struct {
 
 func (x *EchoRequest) Reset() {
 	*x = EchoRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1882,7 @@ func (x *EchoRequest) String() string {
 func (*EchoRequest) ProtoMessage() {}
 
 func (x *EchoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1895,7 @@ func (x *EchoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EchoRequest.ProtoReflect.Descriptor instead.
 func (*EchoRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EchoRequest) GetPayload() []byte {
@@ -1383,7 +1916,7 @@ type EchoResponse struct {
 
 func (x *EchoResponse) Reset() {
 	*x = EchoResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1928,7 @@ func (x *EchoResponse) String() string {
 func (*EchoResponse) ProtoMessage() {}
 
 func (x *EchoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1941,7 @@ func (x *EchoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EchoResponse.ProtoReflect.Descriptor instead.
 func (*EchoResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EchoResponse) GetPayload() []byte {
@@ -1431,7 +1964,7 @@ type EchoStreamRequest struct {
 
 func (x *EchoStreamRequest) Reset() {
 	*x = EchoStreamRequest{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1976,7 @@ func (x *EchoStreamRequest) String() string {
 func (*EchoStreamRequest) ProtoMessage() {}
 
 func (x *EchoStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1989,7 @@ func (x *EchoStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EchoStreamRequest.ProtoReflect.Descriptor instead.
 func (*EchoStreamRequest) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EchoStreamRequest) GetId() uint64 {
@@ -1486,7 +2019,7 @@ type EchoStreamResponse struct {
 
 func (x *EchoStreamResponse) Reset() {
 	*x = EchoStreamResponse{}
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +2031,7 @@ func (x *EchoStreamResponse) String() string {
 func (*EchoStreamResponse) ProtoMessage() {}
 
 func (x *EchoStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_kvstore_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +2044,7 @@ func (x *EchoStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EchoStreamResponse.ProtoReflect.Descriptor instead.
 func (*EchoStreamResponse) Descriptor() ([]byte, []int) {
-	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_kvstore_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EchoStreamResponse) GetId() uint64 {
@@ -1554,33 +2087,74 @@ const file_kvstore_admin_v1_admin_proto_rawDesc = "" +
 	"\x10ListNodesRequest\"W\n" +
 	"\x11ListNodesResponse\x12,\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x16.kvstore.admin.v1.NodeR\x05nodes\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"|\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xf7\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\tR\x05state\x12\x1a\n" +
 	"\breplicas\x18\x04 \x01(\rR\breplicas\x12\x18\n" +
-	"\aleaders\x18\x05 \x01(\rR\aleaders\":\n" +
+	"\aleaders\x18\x05 \x01(\rR\aleaders\x12\x12\n" +
+	"\x04zone\x18\x06 \x01(\tR\x04zone\x12\x16\n" +
+	"\x06weight\x18\a \x01(\rR\x06weight\x12\x16\n" +
+	"\x06moving\x18\b \x01(\rR\x06moving\x12\x1d\n" +
+	"\n" +
+	"meta_voter\x18\t \x01(\bR\tmetaVoter\x12\x16\n" +
+	"\x06detail\x18\n" +
+	" \x01(\tR\x06detail\":\n" +
 	"\x0eAddNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\"6\n" +
 	"\x0fAddNodeResponse\x12#\n" +
-	"\rstart_command\x18\x01 \x01(\tR\fstartCommand\"#\n" +
+	"\rstart_command\x18\x01 \x01(\tR\fstartCommand\"9\n" +
 	"\x11RemoveNodeRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x14\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x14\n" +
 	"\x12RemoveNodeResponse\"\"\n" +
 	"\x10DrainNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
-	"\x11DrainNodeResponse\"\x13\n" +
+	"\x11DrainNodeResponse\"4\n" +
+	"\x12ReplaceNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\"\x15\n" +
+	"\x13ReplaceNodeResponse\"\x1b\n" +
+	"\x19GetClusterSettingsRequest\"[\n" +
+	"\x1aGetClusterSettingsResponse\x12=\n" +
+	"\bsettings\x18\x01 \x01(\v2!.kvstore.admin.v1.ClusterSettingsR\bsettings\"\x91\x01\n" +
+	"\x0fClusterSettings\x12-\n" +
+	"\x12replication_factor\x18\x01 \x01(\rR\x11replicationFactor\x122\n" +
+	"\x15replace_after_seconds\x18\x02 \x01(\rR\x13replaceAfterSeconds\x12\x1b\n" +
+	"\tmoves_max\x18\x03 \x01(\rR\bmovesMax\"\xec\x01\n" +
+	"\x1cUpdateClusterSettingsRequest\x122\n" +
+	"\x12replication_factor\x18\x01 \x01(\rH\x00R\x11replicationFactor\x88\x01\x01\x127\n" +
+	"\x15replace_after_seconds\x18\x02 \x01(\rH\x01R\x13replaceAfterSeconds\x88\x01\x01\x12 \n" +
+	"\tmoves_max\x18\x03 \x01(\rH\x02R\bmovesMax\x88\x01\x01B\x15\n" +
+	"\x13_replication_factorB\x18\n" +
+	"\x16_replace_after_secondsB\f\n" +
+	"\n" +
+	"_moves_max\"^\n" +
+	"\x1dUpdateClusterSettingsResponse\x12=\n" +
+	"\bsettings\x18\x01 \x01(\v2!.kvstore.admin.v1.ClusterSettingsR\bsettings\"\x13\n" +
 	"\x11ListShardsRequest\"E\n" +
 	"\x12ListShardsResponse\x12/\n" +
-	"\x06shards\x18\x01 \x03(\v2\x17.kvstore.admin.v1.ShardR\x06shards\"u\n" +
+	"\x06shards\x18\x01 \x03(\v2\x17.kvstore.admin.v1.ShardR\x06shards\"\xf8\x01\n" +
 	"\x05Shard\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\tR\x06leader\x12\x1a\n" +
 	"\breplicas\x18\x03 \x03(\tR\breplicas\x12\x12\n" +
 	"\x04keys\x18\x04 \x01(\x01R\x04keys\x12\x14\n" +
-	"\x05bytes\x18\x05 \x01(\x01R\x05bytes\"=\n" +
+	"\x05bytes\x18\x05 \x01(\x01R\x05bytes\x12\x16\n" +
+	"\x06voters\x18\x06 \x03(\tR\x06voters\x12\x1a\n" +
+	"\blearners\x18\a \x03(\tR\blearners\x12\x16\n" +
+	"\x06target\x18\b \x03(\tR\x06target\x125\n" +
+	"\x06change\x18\t \x01(\v2\x1d.kvstore.admin.v1.ShardChangeR\x06change\"\xc1\x01\n" +
+	"\vShardChange\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\tR\x04step\x12%\n" +
+	"\x0eentries_behind\x18\x04 \x01(\x04R\rentriesBehind\x12\x1a\n" +
+	"\bprogress\x18\x05 \x01(\x01R\bprogress\x12&\n" +
+	"\fseconds_left\x18\x06 \x01(\x01H\x00R\vsecondsLeft\x88\x01\x01B\x0f\n" +
+	"\r_seconds_left\"=\n" +
 	"\x11MoveLeaderRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"\x14\n" +
@@ -1616,18 +2190,21 @@ const file_kvstore_admin_v1_admin_proto_rawDesc = "" +
 	"\apayload\x18\x02 \x01(\fR\apayload\">\n" +
 	"\x12EchoStreamResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
-	"\apayload\x18\x02 \x01(\fR\apayload2\xd5\b\n" +
+	"\apayload\x18\x02 \x01(\fR\apayload2\x9c\v\n" +
 	"\fAdminService\x12K\n" +
 	"\x06Status\x12\x1f.kvstore.admin.v1.StatusRequest\x1a .kvstore.admin.v1.StatusResponse\x12T\n" +
 	"\tListNodes\x12\".kvstore.admin.v1.ListNodesRequest\x1a#.kvstore.admin.v1.ListNodesResponse\x12N\n" +
 	"\aAddNode\x12 .kvstore.admin.v1.AddNodeRequest\x1a!.kvstore.admin.v1.AddNodeResponse\x12W\n" +
 	"\n" +
 	"RemoveNode\x12#.kvstore.admin.v1.RemoveNodeRequest\x1a$.kvstore.admin.v1.RemoveNodeResponse\x12T\n" +
-	"\tDrainNode\x12\".kvstore.admin.v1.DrainNodeRequest\x1a#.kvstore.admin.v1.DrainNodeResponse\x12W\n" +
+	"\tDrainNode\x12\".kvstore.admin.v1.DrainNodeRequest\x1a#.kvstore.admin.v1.DrainNodeResponse\x12Z\n" +
+	"\vReplaceNode\x12$.kvstore.admin.v1.ReplaceNodeRequest\x1a%.kvstore.admin.v1.ReplaceNodeResponse\x12W\n" +
 	"\n" +
 	"ListShards\x12#.kvstore.admin.v1.ListShardsRequest\x1a$.kvstore.admin.v1.ListShardsResponse\x12W\n" +
 	"\n" +
-	"MoveLeader\x12#.kvstore.admin.v1.MoveLeaderRequest\x1a$.kvstore.admin.v1.MoveLeaderResponse\x12N\n" +
+	"MoveLeader\x12#.kvstore.admin.v1.MoveLeaderRequest\x1a$.kvstore.admin.v1.MoveLeaderResponse\x12o\n" +
+	"\x12GetClusterSettings\x12+.kvstore.admin.v1.GetClusterSettingsRequest\x1a,.kvstore.admin.v1.GetClusterSettingsResponse\x12x\n" +
+	"\x15UpdateClusterSettings\x12..kvstore.admin.v1.UpdateClusterSettingsRequest\x1a/.kvstore.admin.v1.UpdateClusterSettingsResponse\x12N\n" +
 	"\aCompact\x12 .kvstore.admin.v1.CompactRequest\x1a!.kvstore.admin.v1.CompactResponse\x12H\n" +
 	"\x05Flush\x12\x1e.kvstore.admin.v1.FlushRequest\x1a\x1f.kvstore.admin.v1.FlushResponse\x12T\n" +
 	"\tGetConfig\x12\".kvstore.admin.v1.GetConfigRequest\x1a#.kvstore.admin.v1.GetConfigResponse\x12]\n" +
@@ -1648,75 +2225,92 @@ func file_kvstore_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_kvstore_admin_v1_admin_proto_rawDescData
 }
 
-var file_kvstore_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_kvstore_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_kvstore_admin_v1_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),        // 0: kvstore.admin.v1.StatusRequest
-	(*StatusResponse)(nil),       // 1: kvstore.admin.v1.StatusResponse
-	(*ListNodesRequest)(nil),     // 2: kvstore.admin.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),    // 3: kvstore.admin.v1.ListNodesResponse
-	(*Node)(nil),                 // 4: kvstore.admin.v1.Node
-	(*AddNodeRequest)(nil),       // 5: kvstore.admin.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),      // 6: kvstore.admin.v1.AddNodeResponse
-	(*RemoveNodeRequest)(nil),    // 7: kvstore.admin.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),   // 8: kvstore.admin.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),     // 9: kvstore.admin.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),    // 10: kvstore.admin.v1.DrainNodeResponse
-	(*ListShardsRequest)(nil),    // 11: kvstore.admin.v1.ListShardsRequest
-	(*ListShardsResponse)(nil),   // 12: kvstore.admin.v1.ListShardsResponse
-	(*Shard)(nil),                // 13: kvstore.admin.v1.Shard
-	(*MoveLeaderRequest)(nil),    // 14: kvstore.admin.v1.MoveLeaderRequest
-	(*MoveLeaderResponse)(nil),   // 15: kvstore.admin.v1.MoveLeaderResponse
-	(*CompactRequest)(nil),       // 16: kvstore.admin.v1.CompactRequest
-	(*CompactResponse)(nil),      // 17: kvstore.admin.v1.CompactResponse
-	(*FlushRequest)(nil),         // 18: kvstore.admin.v1.FlushRequest
-	(*FlushResponse)(nil),        // 19: kvstore.admin.v1.FlushResponse
-	(*GetConfigRequest)(nil),     // 20: kvstore.admin.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),    // 21: kvstore.admin.v1.GetConfigResponse
-	(*ConfigValue)(nil),          // 22: kvstore.admin.v1.ConfigValue
-	(*CreateBackupRequest)(nil),  // 23: kvstore.admin.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil), // 24: kvstore.admin.v1.CreateBackupResponse
-	(*EchoRequest)(nil),          // 25: kvstore.admin.v1.EchoRequest
-	(*EchoResponse)(nil),         // 26: kvstore.admin.v1.EchoResponse
-	(*EchoStreamRequest)(nil),    // 27: kvstore.admin.v1.EchoStreamRequest
-	(*EchoStreamResponse)(nil),   // 28: kvstore.admin.v1.EchoStreamResponse
-	nil,                          // 29: kvstore.admin.v1.StatusResponse.EngineFiguresEntry
+	(*StatusRequest)(nil),                 // 0: kvstore.admin.v1.StatusRequest
+	(*StatusResponse)(nil),                // 1: kvstore.admin.v1.StatusResponse
+	(*ListNodesRequest)(nil),              // 2: kvstore.admin.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),             // 3: kvstore.admin.v1.ListNodesResponse
+	(*Node)(nil),                          // 4: kvstore.admin.v1.Node
+	(*AddNodeRequest)(nil),                // 5: kvstore.admin.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),               // 6: kvstore.admin.v1.AddNodeResponse
+	(*RemoveNodeRequest)(nil),             // 7: kvstore.admin.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),            // 8: kvstore.admin.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),              // 9: kvstore.admin.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),             // 10: kvstore.admin.v1.DrainNodeResponse
+	(*ReplaceNodeRequest)(nil),            // 11: kvstore.admin.v1.ReplaceNodeRequest
+	(*ReplaceNodeResponse)(nil),           // 12: kvstore.admin.v1.ReplaceNodeResponse
+	(*GetClusterSettingsRequest)(nil),     // 13: kvstore.admin.v1.GetClusterSettingsRequest
+	(*GetClusterSettingsResponse)(nil),    // 14: kvstore.admin.v1.GetClusterSettingsResponse
+	(*ClusterSettings)(nil),               // 15: kvstore.admin.v1.ClusterSettings
+	(*UpdateClusterSettingsRequest)(nil),  // 16: kvstore.admin.v1.UpdateClusterSettingsRequest
+	(*UpdateClusterSettingsResponse)(nil), // 17: kvstore.admin.v1.UpdateClusterSettingsResponse
+	(*ListShardsRequest)(nil),             // 18: kvstore.admin.v1.ListShardsRequest
+	(*ListShardsResponse)(nil),            // 19: kvstore.admin.v1.ListShardsResponse
+	(*Shard)(nil),                         // 20: kvstore.admin.v1.Shard
+	(*ShardChange)(nil),                   // 21: kvstore.admin.v1.ShardChange
+	(*MoveLeaderRequest)(nil),             // 22: kvstore.admin.v1.MoveLeaderRequest
+	(*MoveLeaderResponse)(nil),            // 23: kvstore.admin.v1.MoveLeaderResponse
+	(*CompactRequest)(nil),                // 24: kvstore.admin.v1.CompactRequest
+	(*CompactResponse)(nil),               // 25: kvstore.admin.v1.CompactResponse
+	(*FlushRequest)(nil),                  // 26: kvstore.admin.v1.FlushRequest
+	(*FlushResponse)(nil),                 // 27: kvstore.admin.v1.FlushResponse
+	(*GetConfigRequest)(nil),              // 28: kvstore.admin.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),             // 29: kvstore.admin.v1.GetConfigResponse
+	(*ConfigValue)(nil),                   // 30: kvstore.admin.v1.ConfigValue
+	(*CreateBackupRequest)(nil),           // 31: kvstore.admin.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),          // 32: kvstore.admin.v1.CreateBackupResponse
+	(*EchoRequest)(nil),                   // 33: kvstore.admin.v1.EchoRequest
+	(*EchoResponse)(nil),                  // 34: kvstore.admin.v1.EchoResponse
+	(*EchoStreamRequest)(nil),             // 35: kvstore.admin.v1.EchoStreamRequest
+	(*EchoStreamResponse)(nil),            // 36: kvstore.admin.v1.EchoStreamResponse
+	nil,                                   // 37: kvstore.admin.v1.StatusResponse.EngineFiguresEntry
 }
 var file_kvstore_admin_v1_admin_proto_depIdxs = []int32{
-	29, // 0: kvstore.admin.v1.StatusResponse.engine_figures:type_name -> kvstore.admin.v1.StatusResponse.EngineFiguresEntry
+	37, // 0: kvstore.admin.v1.StatusResponse.engine_figures:type_name -> kvstore.admin.v1.StatusResponse.EngineFiguresEntry
 	4,  // 1: kvstore.admin.v1.ListNodesResponse.nodes:type_name -> kvstore.admin.v1.Node
-	13, // 2: kvstore.admin.v1.ListShardsResponse.shards:type_name -> kvstore.admin.v1.Shard
-	22, // 3: kvstore.admin.v1.GetConfigResponse.values:type_name -> kvstore.admin.v1.ConfigValue
-	0,  // 4: kvstore.admin.v1.AdminService.Status:input_type -> kvstore.admin.v1.StatusRequest
-	2,  // 5: kvstore.admin.v1.AdminService.ListNodes:input_type -> kvstore.admin.v1.ListNodesRequest
-	5,  // 6: kvstore.admin.v1.AdminService.AddNode:input_type -> kvstore.admin.v1.AddNodeRequest
-	7,  // 7: kvstore.admin.v1.AdminService.RemoveNode:input_type -> kvstore.admin.v1.RemoveNodeRequest
-	9,  // 8: kvstore.admin.v1.AdminService.DrainNode:input_type -> kvstore.admin.v1.DrainNodeRequest
-	11, // 9: kvstore.admin.v1.AdminService.ListShards:input_type -> kvstore.admin.v1.ListShardsRequest
-	14, // 10: kvstore.admin.v1.AdminService.MoveLeader:input_type -> kvstore.admin.v1.MoveLeaderRequest
-	16, // 11: kvstore.admin.v1.AdminService.Compact:input_type -> kvstore.admin.v1.CompactRequest
-	18, // 12: kvstore.admin.v1.AdminService.Flush:input_type -> kvstore.admin.v1.FlushRequest
-	20, // 13: kvstore.admin.v1.AdminService.GetConfig:input_type -> kvstore.admin.v1.GetConfigRequest
-	23, // 14: kvstore.admin.v1.AdminService.CreateBackup:input_type -> kvstore.admin.v1.CreateBackupRequest
-	25, // 15: kvstore.admin.v1.AdminService.Echo:input_type -> kvstore.admin.v1.EchoRequest
-	27, // 16: kvstore.admin.v1.AdminService.EchoStream:input_type -> kvstore.admin.v1.EchoStreamRequest
-	1,  // 17: kvstore.admin.v1.AdminService.Status:output_type -> kvstore.admin.v1.StatusResponse
-	3,  // 18: kvstore.admin.v1.AdminService.ListNodes:output_type -> kvstore.admin.v1.ListNodesResponse
-	6,  // 19: kvstore.admin.v1.AdminService.AddNode:output_type -> kvstore.admin.v1.AddNodeResponse
-	8,  // 20: kvstore.admin.v1.AdminService.RemoveNode:output_type -> kvstore.admin.v1.RemoveNodeResponse
-	10, // 21: kvstore.admin.v1.AdminService.DrainNode:output_type -> kvstore.admin.v1.DrainNodeResponse
-	12, // 22: kvstore.admin.v1.AdminService.ListShards:output_type -> kvstore.admin.v1.ListShardsResponse
-	15, // 23: kvstore.admin.v1.AdminService.MoveLeader:output_type -> kvstore.admin.v1.MoveLeaderResponse
-	17, // 24: kvstore.admin.v1.AdminService.Compact:output_type -> kvstore.admin.v1.CompactResponse
-	19, // 25: kvstore.admin.v1.AdminService.Flush:output_type -> kvstore.admin.v1.FlushResponse
-	21, // 26: kvstore.admin.v1.AdminService.GetConfig:output_type -> kvstore.admin.v1.GetConfigResponse
-	24, // 27: kvstore.admin.v1.AdminService.CreateBackup:output_type -> kvstore.admin.v1.CreateBackupResponse
-	26, // 28: kvstore.admin.v1.AdminService.Echo:output_type -> kvstore.admin.v1.EchoResponse
-	28, // 29: kvstore.admin.v1.AdminService.EchoStream:output_type -> kvstore.admin.v1.EchoStreamResponse
-	17, // [17:30] is the sub-list for method output_type
-	4,  // [4:17] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	15, // 2: kvstore.admin.v1.GetClusterSettingsResponse.settings:type_name -> kvstore.admin.v1.ClusterSettings
+	15, // 3: kvstore.admin.v1.UpdateClusterSettingsResponse.settings:type_name -> kvstore.admin.v1.ClusterSettings
+	20, // 4: kvstore.admin.v1.ListShardsResponse.shards:type_name -> kvstore.admin.v1.Shard
+	21, // 5: kvstore.admin.v1.Shard.change:type_name -> kvstore.admin.v1.ShardChange
+	30, // 6: kvstore.admin.v1.GetConfigResponse.values:type_name -> kvstore.admin.v1.ConfigValue
+	0,  // 7: kvstore.admin.v1.AdminService.Status:input_type -> kvstore.admin.v1.StatusRequest
+	2,  // 8: kvstore.admin.v1.AdminService.ListNodes:input_type -> kvstore.admin.v1.ListNodesRequest
+	5,  // 9: kvstore.admin.v1.AdminService.AddNode:input_type -> kvstore.admin.v1.AddNodeRequest
+	7,  // 10: kvstore.admin.v1.AdminService.RemoveNode:input_type -> kvstore.admin.v1.RemoveNodeRequest
+	9,  // 11: kvstore.admin.v1.AdminService.DrainNode:input_type -> kvstore.admin.v1.DrainNodeRequest
+	11, // 12: kvstore.admin.v1.AdminService.ReplaceNode:input_type -> kvstore.admin.v1.ReplaceNodeRequest
+	18, // 13: kvstore.admin.v1.AdminService.ListShards:input_type -> kvstore.admin.v1.ListShardsRequest
+	22, // 14: kvstore.admin.v1.AdminService.MoveLeader:input_type -> kvstore.admin.v1.MoveLeaderRequest
+	13, // 15: kvstore.admin.v1.AdminService.GetClusterSettings:input_type -> kvstore.admin.v1.GetClusterSettingsRequest
+	16, // 16: kvstore.admin.v1.AdminService.UpdateClusterSettings:input_type -> kvstore.admin.v1.UpdateClusterSettingsRequest
+	24, // 17: kvstore.admin.v1.AdminService.Compact:input_type -> kvstore.admin.v1.CompactRequest
+	26, // 18: kvstore.admin.v1.AdminService.Flush:input_type -> kvstore.admin.v1.FlushRequest
+	28, // 19: kvstore.admin.v1.AdminService.GetConfig:input_type -> kvstore.admin.v1.GetConfigRequest
+	31, // 20: kvstore.admin.v1.AdminService.CreateBackup:input_type -> kvstore.admin.v1.CreateBackupRequest
+	33, // 21: kvstore.admin.v1.AdminService.Echo:input_type -> kvstore.admin.v1.EchoRequest
+	35, // 22: kvstore.admin.v1.AdminService.EchoStream:input_type -> kvstore.admin.v1.EchoStreamRequest
+	1,  // 23: kvstore.admin.v1.AdminService.Status:output_type -> kvstore.admin.v1.StatusResponse
+	3,  // 24: kvstore.admin.v1.AdminService.ListNodes:output_type -> kvstore.admin.v1.ListNodesResponse
+	6,  // 25: kvstore.admin.v1.AdminService.AddNode:output_type -> kvstore.admin.v1.AddNodeResponse
+	8,  // 26: kvstore.admin.v1.AdminService.RemoveNode:output_type -> kvstore.admin.v1.RemoveNodeResponse
+	10, // 27: kvstore.admin.v1.AdminService.DrainNode:output_type -> kvstore.admin.v1.DrainNodeResponse
+	12, // 28: kvstore.admin.v1.AdminService.ReplaceNode:output_type -> kvstore.admin.v1.ReplaceNodeResponse
+	19, // 29: kvstore.admin.v1.AdminService.ListShards:output_type -> kvstore.admin.v1.ListShardsResponse
+	23, // 30: kvstore.admin.v1.AdminService.MoveLeader:output_type -> kvstore.admin.v1.MoveLeaderResponse
+	14, // 31: kvstore.admin.v1.AdminService.GetClusterSettings:output_type -> kvstore.admin.v1.GetClusterSettingsResponse
+	17, // 32: kvstore.admin.v1.AdminService.UpdateClusterSettings:output_type -> kvstore.admin.v1.UpdateClusterSettingsResponse
+	25, // 33: kvstore.admin.v1.AdminService.Compact:output_type -> kvstore.admin.v1.CompactResponse
+	27, // 34: kvstore.admin.v1.AdminService.Flush:output_type -> kvstore.admin.v1.FlushResponse
+	29, // 35: kvstore.admin.v1.AdminService.GetConfig:output_type -> kvstore.admin.v1.GetConfigResponse
+	32, // 36: kvstore.admin.v1.AdminService.CreateBackup:output_type -> kvstore.admin.v1.CreateBackupResponse
+	34, // 37: kvstore.admin.v1.AdminService.Echo:output_type -> kvstore.admin.v1.EchoResponse
+	36, // 38: kvstore.admin.v1.AdminService.EchoStream:output_type -> kvstore.admin.v1.EchoStreamResponse
+	23, // [23:39] is the sub-list for method output_type
+	7,  // [7:23] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_kvstore_admin_v1_admin_proto_init() }
@@ -1725,14 +2319,16 @@ func file_kvstore_admin_v1_admin_proto_init() {
 		return
 	}
 	file_kvstore_admin_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
-	file_kvstore_admin_v1_admin_proto_msgTypes[23].OneofWrappers = []any{}
+	file_kvstore_admin_v1_admin_proto_msgTypes[21].OneofWrappers = []any{}
+	file_kvstore_admin_v1_admin_proto_msgTypes[24].OneofWrappers = []any{}
+	file_kvstore_admin_v1_admin_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kvstore_admin_v1_admin_proto_rawDesc), len(file_kvstore_admin_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,19 +21,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_Status_FullMethodName       = "/kvstore.admin.v1.AdminService/Status"
-	AdminService_ListNodes_FullMethodName    = "/kvstore.admin.v1.AdminService/ListNodes"
-	AdminService_AddNode_FullMethodName      = "/kvstore.admin.v1.AdminService/AddNode"
-	AdminService_RemoveNode_FullMethodName   = "/kvstore.admin.v1.AdminService/RemoveNode"
-	AdminService_DrainNode_FullMethodName    = "/kvstore.admin.v1.AdminService/DrainNode"
-	AdminService_ListShards_FullMethodName   = "/kvstore.admin.v1.AdminService/ListShards"
-	AdminService_MoveLeader_FullMethodName   = "/kvstore.admin.v1.AdminService/MoveLeader"
-	AdminService_Compact_FullMethodName      = "/kvstore.admin.v1.AdminService/Compact"
-	AdminService_Flush_FullMethodName        = "/kvstore.admin.v1.AdminService/Flush"
-	AdminService_GetConfig_FullMethodName    = "/kvstore.admin.v1.AdminService/GetConfig"
-	AdminService_CreateBackup_FullMethodName = "/kvstore.admin.v1.AdminService/CreateBackup"
-	AdminService_Echo_FullMethodName         = "/kvstore.admin.v1.AdminService/Echo"
-	AdminService_EchoStream_FullMethodName   = "/kvstore.admin.v1.AdminService/EchoStream"
+	AdminService_Status_FullMethodName                = "/kvstore.admin.v1.AdminService/Status"
+	AdminService_ListNodes_FullMethodName             = "/kvstore.admin.v1.AdminService/ListNodes"
+	AdminService_AddNode_FullMethodName               = "/kvstore.admin.v1.AdminService/AddNode"
+	AdminService_RemoveNode_FullMethodName            = "/kvstore.admin.v1.AdminService/RemoveNode"
+	AdminService_DrainNode_FullMethodName             = "/kvstore.admin.v1.AdminService/DrainNode"
+	AdminService_ReplaceNode_FullMethodName           = "/kvstore.admin.v1.AdminService/ReplaceNode"
+	AdminService_ListShards_FullMethodName            = "/kvstore.admin.v1.AdminService/ListShards"
+	AdminService_MoveLeader_FullMethodName            = "/kvstore.admin.v1.AdminService/MoveLeader"
+	AdminService_GetClusterSettings_FullMethodName    = "/kvstore.admin.v1.AdminService/GetClusterSettings"
+	AdminService_UpdateClusterSettings_FullMethodName = "/kvstore.admin.v1.AdminService/UpdateClusterSettings"
+	AdminService_Compact_FullMethodName               = "/kvstore.admin.v1.AdminService/Compact"
+	AdminService_Flush_FullMethodName                 = "/kvstore.admin.v1.AdminService/Flush"
+	AdminService_GetConfig_FullMethodName             = "/kvstore.admin.v1.AdminService/GetConfig"
+	AdminService_CreateBackup_FullMethodName          = "/kvstore.admin.v1.AdminService/CreateBackup"
+	AdminService_Echo_FullMethodName                  = "/kvstore.admin.v1.AdminService/Echo"
+	AdminService_EchoStream_FullMethodName            = "/kvstore.admin.v1.AdminService/EchoStream"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -46,16 +49,26 @@ type AdminServiceClient interface {
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Lists the nodes of the cluster.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
-	// Adds a node to the cluster. FAILED_PRECONDITION on a node that runs alone.
+	// Expects a new node, which then joins by itself; or ends the drain of a node that is a member. FAILED_PRECONDITION on a
+	// node that runs alone.
 	AddNode(ctx context.Context, in *AddNodeRequest, opts ...grpc.CallOption) (*AddNodeResponse, error)
-	// Takes a node out of the cluster for good. FAILED_PRECONDITION on a node that runs alone.
+	// Takes a node out of the cluster for good: its replicas move to others first. Returns when that is decided, ListNodes tells
+	// how far it is. FAILED_PRECONDITION on a node that runs alone.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
-	// Moves all replicas away from a node. FAILED_PRECONDITION on a node that runs alone.
+	// Moves all replicas away from a node, which stays a member. Returns when that is decided. FAILED_PRECONDITION on a node that
+	// runs alone.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainNodeResponse, error)
-	// Lists the shards with their leaders.
+	// Puts a node in the place of another one, which leaves for good: it gets the same replicas. Returns when that is decided.
+	// FAILED_PRECONDITION on a node that runs alone.
+	ReplaceNode(ctx context.Context, in *ReplaceNodeRequest, opts ...grpc.CallOption) (*ReplaceNodeResponse, error)
+	// Lists the shards with their leaders and replicas, and what moves.
 	ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error)
 	// Hands a shard's leadership to another node. FAILED_PRECONDITION on a node that runs alone.
 	MoveLeader(ctx context.Context, in *MoveLeaderRequest, opts ...grpc.CallOption) (*MoveLeaderResponse, error)
+	// Tells the settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone.
+	GetClusterSettings(ctx context.Context, in *GetClusterSettingsRequest, opts ...grpc.CallOption) (*GetClusterSettingsResponse, error)
+	// Changes settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone.
+	UpdateClusterSettings(ctx context.Context, in *UpdateClusterSettingsRequest, opts ...grpc.CallOption) (*UpdateClusterSettingsResponse, error)
 	// Rewrites what is stored so that deleted and expired keys give their space back. Returns when it is done.
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (*CompactResponse, error)
 	// Makes everything written so far durable in the engine's tables.
@@ -129,6 +142,16 @@ func (c *adminServiceClient) DrainNode(ctx context.Context, in *DrainNodeRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) ReplaceNode(ctx context.Context, in *ReplaceNodeRequest, opts ...grpc.CallOption) (*ReplaceNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplaceNodeResponse)
+	err := c.cc.Invoke(ctx, AdminService_ReplaceNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListShardsResponse)
@@ -143,6 +166,26 @@ func (c *adminServiceClient) MoveLeader(ctx context.Context, in *MoveLeaderReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(MoveLeaderResponse)
 	err := c.cc.Invoke(ctx, AdminService_MoveLeader_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetClusterSettings(ctx context.Context, in *GetClusterSettingsRequest, opts ...grpc.CallOption) (*GetClusterSettingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetClusterSettingsResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetClusterSettings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UpdateClusterSettings(ctx context.Context, in *UpdateClusterSettingsRequest, opts ...grpc.CallOption) (*UpdateClusterSettingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateClusterSettingsResponse)
+	err := c.cc.Invoke(ctx, AdminService_UpdateClusterSettings_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -222,16 +265,26 @@ type AdminServiceServer interface {
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Lists the nodes of the cluster.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
-	// Adds a node to the cluster. FAILED_PRECONDITION on a node that runs alone.
+	// Expects a new node, which then joins by itself; or ends the drain of a node that is a member. FAILED_PRECONDITION on a
+	// node that runs alone.
 	AddNode(context.Context, *AddNodeRequest) (*AddNodeResponse, error)
-	// Takes a node out of the cluster for good. FAILED_PRECONDITION on a node that runs alone.
+	// Takes a node out of the cluster for good: its replicas move to others first. Returns when that is decided, ListNodes tells
+	// how far it is. FAILED_PRECONDITION on a node that runs alone.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
-	// Moves all replicas away from a node. FAILED_PRECONDITION on a node that runs alone.
+	// Moves all replicas away from a node, which stays a member. Returns when that is decided. FAILED_PRECONDITION on a node that
+	// runs alone.
 	DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error)
-	// Lists the shards with their leaders.
+	// Puts a node in the place of another one, which leaves for good: it gets the same replicas. Returns when that is decided.
+	// FAILED_PRECONDITION on a node that runs alone.
+	ReplaceNode(context.Context, *ReplaceNodeRequest) (*ReplaceNodeResponse, error)
+	// Lists the shards with their leaders and replicas, and what moves.
 	ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error)
 	// Hands a shard's leadership to another node. FAILED_PRECONDITION on a node that runs alone.
 	MoveLeader(context.Context, *MoveLeaderRequest) (*MoveLeaderResponse, error)
+	// Tells the settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone.
+	GetClusterSettings(context.Context, *GetClusterSettingsRequest) (*GetClusterSettingsResponse, error)
+	// Changes settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone.
+	UpdateClusterSettings(context.Context, *UpdateClusterSettingsRequest) (*UpdateClusterSettingsResponse, error)
 	// Rewrites what is stored so that deleted and expired keys give their space back. Returns when it is done.
 	Compact(context.Context, *CompactRequest) (*CompactResponse, error)
 	// Makes everything written so far durable in the engine's tables.
@@ -270,11 +323,20 @@ func (UnimplementedAdminServiceServer) RemoveNode(context.Context, *RemoveNodeRe
 func (UnimplementedAdminServiceServer) DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method DrainNode not implemented")
 }
+func (UnimplementedAdminServiceServer) ReplaceNode(context.Context, *ReplaceNodeRequest) (*ReplaceNodeResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ReplaceNode not implemented")
+}
 func (UnimplementedAdminServiceServer) ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListShards not implemented")
 }
 func (UnimplementedAdminServiceServer) MoveLeader(context.Context, *MoveLeaderRequest) (*MoveLeaderResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method MoveLeader not implemented")
+}
+func (UnimplementedAdminServiceServer) GetClusterSettings(context.Context, *GetClusterSettingsRequest) (*GetClusterSettingsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method GetClusterSettings not implemented")
+}
+func (UnimplementedAdminServiceServer) UpdateClusterSettings(context.Context, *UpdateClusterSettingsRequest) (*UpdateClusterSettingsResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method UpdateClusterSettings not implemented")
 }
 func (UnimplementedAdminServiceServer) Compact(context.Context, *CompactRequest) (*CompactResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Compact not implemented")
@@ -405,6 +467,24 @@ func _AdminService_DrainNode_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ReplaceNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplaceNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReplaceNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReplaceNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReplaceNode(ctx, req.(*ReplaceNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListShards_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListShardsRequest)
 	if err := dec(in); err != nil {
@@ -437,6 +517,42 @@ func _AdminService_MoveLeader_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).MoveLeader(ctx, req.(*MoveLeaderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetClusterSettings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetClusterSettingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetClusterSettings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetClusterSettings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetClusterSettings(ctx, req.(*GetClusterSettingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UpdateClusterSettings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateClusterSettingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UpdateClusterSettings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UpdateClusterSettings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UpdateClusterSettings(ctx, req.(*UpdateClusterSettingsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -566,12 +682,24 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_DrainNode_Handler,
 		},
 		{
+			MethodName: "ReplaceNode",
+			Handler:    _AdminService_ReplaceNode_Handler,
+		},
+		{
 			MethodName: "ListShards",
 			Handler:    _AdminService_ListShards_Handler,
 		},
 		{
 			MethodName: "MoveLeader",
 			Handler:    _AdminService_MoveLeader_Handler,
+		},
+		{
+			MethodName: "GetClusterSettings",
+			Handler:    _AdminService_GetClusterSettings_Handler,
+		},
+		{
+			MethodName: "UpdateClusterSettings",
+			Handler:    _AdminService_UpdateClusterSettings_Handler,
 		},
 		{
 			MethodName: "Compact",

@@ -147,16 +147,33 @@ class Node(google.protobuf.message.Message):
     STATE_FIELD_NUMBER: builtins.int
     REPLICAS_FIELD_NUMBER: builtins.int
     LEADERS_FIELD_NUMBER: builtins.int
+    ZONE_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    MOVING_FIELD_NUMBER: builtins.int
+    META_VOTER_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
     address: builtins.str
     """The gRPC address given to others, host:port."""
     state: builtins.str
-    """What it is doing: up, draining, down."""
+    """What it is doing: up; draining (its replicas move away, it stays a member); leaving (its replicas move away, then it is no
+    member any more); down (not reached now); lost (down for so long that its replicas are made anew on other nodes).
+    """
     replicas: builtins.int
     """Replicas it holds."""
     leaders: builtins.int
     """Shards it leads."""
+    zone: builtins.str
+    """What it fails together with: a rack, a room, a data center. Empty: it fails alone."""
+    weight: builtins.int
+    """How much it carries compared with others; 100 unless it was set otherwise."""
+    moving: builtins.int
+    """Replicas that have yet to leave it or to arrive."""
+    meta_voter: builtins.bool
+    """Whether it votes in the group that keeps the cluster's members and placement."""
+    detail: builtins.str
+    """More about its state, for people. Empty: there is nothing to add."""
     def __init__(
         self,
         *,
@@ -165,8 +182,13 @@ class Node(google.protobuf.message.Message):
         state: builtins.str = ...,
         replicas: builtins.int = ...,
         leaders: builtins.int = ...,
+        zone: builtins.str = ...,
+        weight: builtins.int = ...,
+        moving: builtins.int = ...,
+        meta_voter: builtins.bool = ...,
+        detail: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "leaders", b"leaders", "replicas", b"replicas", "state", b"state"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "detail", b"detail", "id", b"id", "leaders", b"leaders", "meta_voter", b"meta_voter", "moving", b"moving", "replicas", b"replicas", "state", b"state", "weight", b"weight", "zone", b"zone"]) -> None: ...
 
 global___Node = Node
 
@@ -179,7 +201,7 @@ class AddNodeRequest(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
     id: builtins.str
-    """The new node's id."""
+    """The new node's id: 1 to 64 characters of A-Z a-z 0-9 . _ -"""
     address: builtins.str
     """Its gRPC address, host:port."""
     def __init__(
@@ -200,7 +222,7 @@ class AddNodeResponse(google.protobuf.message.Message):
 
     START_COMMAND_FIELD_NUMBER: builtins.int
     start_command: builtins.str
-    """The command that starts the new node."""
+    """The command that starts the new node. Empty: the node is a member already."""
     def __init__(
         self,
         *,
@@ -217,14 +239,20 @@ class RemoveNodeRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ID_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
     id: builtins.str
     """Its id."""
+    force: builtins.bool
+    """Also when its replicas cannot be copied away first because it does not run any more: the others make them anew. What only it had
+    is lost.
+    """
     def __init__(
         self,
         *,
         id: builtins.str = ...,
+        force: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["id", b"id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["force", b"force", "id", b"id"]) -> None: ...
 
 global___RemoveNodeRequest = RemoveNodeRequest
 
@@ -271,6 +299,153 @@ class DrainNodeResponse(google.protobuf.message.Message):
 global___DrainNodeResponse = DrainNodeResponse
 
 @typing.final
+class ReplaceNodeRequest(google.protobuf.message.Message):
+    """Names two nodes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    BY_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """The node that leaves."""
+    by: builtins.str
+    """The node that takes its place, which was added before."""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        by: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["by", b"by", "id", b"id"]) -> None: ...
+
+global___ReplaceNodeRequest = ReplaceNodeRequest
+
+@typing.final
+class ReplaceNodeResponse(google.protobuf.message.Message):
+    """The node is being replaced."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___ReplaceNodeResponse = ReplaceNodeResponse
+
+@typing.final
+class GetClusterSettingsRequest(google.protobuf.message.Message):
+    """Asks for the cluster's settings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___GetClusterSettingsRequest = GetClusterSettingsRequest
+
+@typing.final
+class GetClusterSettingsResponse(google.protobuf.message.Message):
+    """The cluster's settings."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: builtins.int
+    @property
+    def settings(self) -> global___ClusterSettings:
+        """What holds now."""
+
+    def __init__(
+        self,
+        *,
+        settings: global___ClusterSettings | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["settings", b"settings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["settings", b"settings"]) -> None: ...
+
+global___GetClusterSettingsResponse = GetClusterSettingsResponse
+
+@typing.final
+class ClusterSettings(google.protobuf.message.Message):
+    """What all nodes of a cluster share."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLICATION_FACTOR_FIELD_NUMBER: builtins.int
+    REPLACE_AFTER_SECONDS_FIELD_NUMBER: builtins.int
+    MOVES_MAX_FIELD_NUMBER: builtins.int
+    replication_factor: builtins.int
+    """Nodes that hold each shard: 1 to 9."""
+    replace_after_seconds: builtins.int
+    """Seconds that a node may be down until its replicas are made anew on other nodes. 0: never by itself."""
+    moves_max: builtins.int
+    """Most replicas that move at a time in the whole cluster: 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        replication_factor: builtins.int = ...,
+        replace_after_seconds: builtins.int = ...,
+        moves_max: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["moves_max", b"moves_max", "replace_after_seconds", b"replace_after_seconds", "replication_factor", b"replication_factor"]) -> None: ...
+
+global___ClusterSettings = ClusterSettings
+
+@typing.final
+class UpdateClusterSettingsRequest(google.protobuf.message.Message):
+    """Changes settings; what is absent stays as it is."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPLICATION_FACTOR_FIELD_NUMBER: builtins.int
+    REPLACE_AFTER_SECONDS_FIELD_NUMBER: builtins.int
+    MOVES_MAX_FIELD_NUMBER: builtins.int
+    replication_factor: builtins.int
+    """See ClusterSettings."""
+    replace_after_seconds: builtins.int
+    """See ClusterSettings."""
+    moves_max: builtins.int
+    """See ClusterSettings."""
+    def __init__(
+        self,
+        *,
+        replication_factor: builtins.int | None = ...,
+        replace_after_seconds: builtins.int | None = ...,
+        moves_max: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_moves_max", b"_moves_max", "_replace_after_seconds", b"_replace_after_seconds", "_replication_factor", b"_replication_factor", "moves_max", b"moves_max", "replace_after_seconds", b"replace_after_seconds", "replication_factor", b"replication_factor"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_moves_max", b"_moves_max", "_replace_after_seconds", b"_replace_after_seconds", "_replication_factor", b"_replication_factor", "moves_max", b"moves_max", "replace_after_seconds", b"replace_after_seconds", "replication_factor", b"replication_factor"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_moves_max", b"_moves_max"]) -> typing.Literal["moves_max"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_replace_after_seconds", b"_replace_after_seconds"]) -> typing.Literal["replace_after_seconds"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_replication_factor", b"_replication_factor"]) -> typing.Literal["replication_factor"] | None: ...
+
+global___UpdateClusterSettingsRequest = UpdateClusterSettingsRequest
+
+@typing.final
+class UpdateClusterSettingsResponse(google.protobuf.message.Message):
+    """The settings were changed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: builtins.int
+    @property
+    def settings(self) -> global___ClusterSettings:
+        """What holds now."""
+
+    def __init__(
+        self,
+        *,
+        settings: global___ClusterSettings | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["settings", b"settings"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["settings", b"settings"]) -> None: ...
+
+global___UpdateClusterSettingsResponse = UpdateClusterSettingsResponse
+
+@typing.final
 class ListShardsRequest(google.protobuf.message.Message):
     """Asks for the shards."""
 
@@ -313,17 +488,37 @@ class Shard(google.protobuf.message.Message):
     REPLICAS_FIELD_NUMBER: builtins.int
     KEYS_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
+    VOTERS_FIELD_NUMBER: builtins.int
+    LEARNERS_FIELD_NUMBER: builtins.int
+    TARGET_FIELD_NUMBER: builtins.int
+    CHANGE_FIELD_NUMBER: builtins.int
     id: builtins.int
     """Its number, from 0."""
     leader: builtins.str
     """The node that leads it. Empty: none is known."""
     keys: builtins.float
-    """Keys stored."""
+    """Keys stored. 0 where the node that answers holds no replica."""
     bytes: builtins.float
-    """Bytes of keys and values as given."""
+    """Bytes of keys and values as given. 0 where the node that answers holds no replica."""
     @property
     def replicas(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Nodes that hold a replica."""
+        """Nodes that hold a replica, in order of id."""
+
+    @property
+    def voters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The nodes among `replicas` that vote."""
+
+    @property
+    def learners(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The nodes among `replicas` that copy and do not vote yet."""
+
+    @property
+    def target(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Nodes that shall hold a replica."""
+
+    @property
+    def change(self) -> global___ShardChange:
+        """What moves now. Absent: nothing."""
 
     def __init__(
         self,
@@ -333,10 +528,54 @@ class Shard(google.protobuf.message.Message):
         replicas: collections.abc.Iterable[builtins.str] | None = ...,
         keys: builtins.float = ...,
         bytes: builtins.float = ...,
+        voters: collections.abc.Iterable[builtins.str] | None = ...,
+        learners: collections.abc.Iterable[builtins.str] | None = ...,
+        target: collections.abc.Iterable[builtins.str] | None = ...,
+        change: global___ShardChange | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "id", b"id", "keys", b"keys", "leader", b"leader", "replicas", b"replicas"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["change", b"change"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bytes", b"bytes", "change", b"change", "id", b"id", "keys", b"keys", "leader", b"leader", "learners", b"learners", "replicas", b"replicas", "target", b"target", "voters", b"voters"]) -> None: ...
 
 global___Shard = Shard
+
+@typing.final
+class ShardChange(google.protobuf.message.Message):
+    """One replica on its way from one node to another."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FROM_FIELD_NUMBER: builtins.int
+    TO_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    ENTRIES_BEHIND_FIELD_NUMBER: builtins.int
+    PROGRESS_FIELD_NUMBER: builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: builtins.int
+    to: builtins.str
+    """The node that it goes to. Empty: the shard gets one replica less."""
+    step: builtins.str
+    """How far it is: copying (the new replica receives data and log), joining (it gets a vote, the old one loses its own), leaving (the old
+    one is erased).
+    """
+    entries_behind: builtins.int
+    """Entries of the log that the new replica lacks. 0 when it has all, or nothing is known."""
+    progress: builtins.float
+    """Part that is done, from 0 to 1. An estimate."""
+    seconds_left: builtins.float
+    """Seconds until it is done. An estimate; absent: none can be made."""
+    def __init__(
+        self,
+        *,
+        to: builtins.str = ...,
+        step: builtins.str = ...,
+        entries_behind: builtins.int = ...,
+        progress: builtins.float = ...,
+        seconds_left: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_seconds_left", b"_seconds_left", "seconds_left", b"seconds_left"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_seconds_left", b"_seconds_left", "entries_behind", b"entries_behind", "from", b"from", "progress", b"progress", "seconds_left", b"seconds_left", "step", b"step", "to", b"to"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_seconds_left", b"_seconds_left"]) -> typing.Literal["seconds_left"] | None: ...
+
+global___ShardChange = ShardChange
 
 @typing.final
 class MoveLeaderRequest(google.protobuf.message.Message):

@@ -40,6 +40,11 @@ class AdminServiceStub(object):
                 request_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.DrainNodeResponse.FromString,
                 )
+        self.ReplaceNode = channel.unary_unary(
+                '/kvstore.admin.v1.AdminService/ReplaceNode',
+                request_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.ReplaceNodeRequest.SerializeToString,
+                response_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.ReplaceNodeResponse.FromString,
+                )
         self.ListShards = channel.unary_unary(
                 '/kvstore.admin.v1.AdminService/ListShards',
                 request_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.ListShardsRequest.SerializeToString,
@@ -49,6 +54,16 @@ class AdminServiceStub(object):
                 '/kvstore.admin.v1.AdminService/MoveLeader',
                 request_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.MoveLeaderRequest.SerializeToString,
                 response_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.MoveLeaderResponse.FromString,
+                )
+        self.GetClusterSettings = channel.unary_unary(
+                '/kvstore.admin.v1.AdminService/GetClusterSettings',
+                request_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.GetClusterSettingsRequest.SerializeToString,
+                response_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.GetClusterSettingsResponse.FromString,
+                )
+        self.UpdateClusterSettings = channel.unary_unary(
+                '/kvstore.admin.v1.AdminService/UpdateClusterSettings',
+                request_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.UpdateClusterSettingsRequest.SerializeToString,
+                response_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.UpdateClusterSettingsResponse.FromString,
                 )
         self.Compact = channel.unary_unary(
                 '/kvstore.admin.v1.AdminService/Compact',
@@ -101,28 +116,39 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def AddNode(self, request, context):
-        """Adds a node to the cluster. FAILED_PRECONDITION on a node that runs alone.
+        """Expects a new node, which then joins by itself; or ends the drain of a node that is a member. FAILED_PRECONDITION on a
+        node that runs alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveNode(self, request, context):
-        """Takes a node out of the cluster for good. FAILED_PRECONDITION on a node that runs alone.
+        """Takes a node out of the cluster for good: its replicas move to others first. Returns when that is decided, ListNodes tells
+        how far it is. FAILED_PRECONDITION on a node that runs alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainNode(self, request, context):
-        """Moves all replicas away from a node. FAILED_PRECONDITION on a node that runs alone.
+        """Moves all replicas away from a node, which stays a member. Returns when that is decided. FAILED_PRECONDITION on a node that
+        runs alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceNode(self, request, context):
+        """Puts a node in the place of another one, which leaves for good: it gets the same replicas. Returns when that is decided.
+        FAILED_PRECONDITION on a node that runs alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListShards(self, request, context):
-        """Lists the shards with their leaders.
+        """Lists the shards with their leaders and replicas, and what moves.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +156,20 @@ class AdminServiceServicer(object):
 
     def MoveLeader(self, request, context):
         """Hands a shard's leadership to another node. FAILED_PRECONDITION on a node that runs alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetClusterSettings(self, request, context):
+        """Tells the settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateClusterSettings(self, request, context):
+        """Changes settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,6 +246,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.DrainNodeRequest.FromString,
                     response_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.DrainNodeResponse.SerializeToString,
             ),
+            'ReplaceNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceNode,
+                    request_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.ReplaceNodeRequest.FromString,
+                    response_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.ReplaceNodeResponse.SerializeToString,
+            ),
             'ListShards': grpc.unary_unary_rpc_method_handler(
                     servicer.ListShards,
                     request_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.ListShardsRequest.FromString,
@@ -215,6 +260,16 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.MoveLeader,
                     request_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.MoveLeaderRequest.FromString,
                     response_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.MoveLeaderResponse.SerializeToString,
+            ),
+            'GetClusterSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClusterSettings,
+                    request_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.GetClusterSettingsRequest.FromString,
+                    response_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.GetClusterSettingsResponse.SerializeToString,
+            ),
+            'UpdateClusterSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateClusterSettings,
+                    request_deserializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.UpdateClusterSettingsRequest.FromString,
+                    response_serializer=kvstore_dot_admin_dot_v1_dot_admin__pb2.UpdateClusterSettingsResponse.SerializeToString,
             ),
             'Compact': grpc.unary_unary_rpc_method_handler(
                     servicer.Compact,
@@ -343,6 +398,23 @@ class AdminService(object):
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
     @staticmethod
+    def ReplaceNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/kvstore.admin.v1.AdminService/ReplaceNode',
+            kvstore_dot_admin_dot_v1_dot_admin__pb2.ReplaceNodeRequest.SerializeToString,
+            kvstore_dot_admin_dot_v1_dot_admin__pb2.ReplaceNodeResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
     def ListShards(request,
             target,
             options=(),
@@ -373,6 +445,40 @@ class AdminService(object):
         return grpc.experimental.unary_unary(request, target, '/kvstore.admin.v1.AdminService/MoveLeader',
             kvstore_dot_admin_dot_v1_dot_admin__pb2.MoveLeaderRequest.SerializeToString,
             kvstore_dot_admin_dot_v1_dot_admin__pb2.MoveLeaderResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetClusterSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/kvstore.admin.v1.AdminService/GetClusterSettings',
+            kvstore_dot_admin_dot_v1_dot_admin__pb2.GetClusterSettingsRequest.SerializeToString,
+            kvstore_dot_admin_dot_v1_dot_admin__pb2.GetClusterSettingsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def UpdateClusterSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/kvstore.admin.v1.AdminService/UpdateClusterSettings',
+            kvstore_dot_admin_dot_v1_dot_admin__pb2.UpdateClusterSettingsRequest.SerializeToString,
+            kvstore_dot_admin_dot_v1_dot_admin__pb2.UpdateClusterSettingsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

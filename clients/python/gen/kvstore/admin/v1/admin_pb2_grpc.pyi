@@ -37,31 +37,57 @@ class AdminServiceStub:
         kvstore.admin.v1.admin_pb2.AddNodeRequest,
         kvstore.admin.v1.admin_pb2.AddNodeResponse,
     ]
-    """Adds a node to the cluster. FAILED_PRECONDITION on a node that runs alone."""
+    """Expects a new node, which then joins by itself; or ends the drain of a node that is a member. FAILED_PRECONDITION on a
+    node that runs alone.
+    """
 
     RemoveNode: grpc.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.RemoveNodeRequest,
         kvstore.admin.v1.admin_pb2.RemoveNodeResponse,
     ]
-    """Takes a node out of the cluster for good. FAILED_PRECONDITION on a node that runs alone."""
+    """Takes a node out of the cluster for good: its replicas move to others first. Returns when that is decided, ListNodes tells
+    how far it is. FAILED_PRECONDITION on a node that runs alone.
+    """
 
     DrainNode: grpc.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.DrainNodeRequest,
         kvstore.admin.v1.admin_pb2.DrainNodeResponse,
     ]
-    """Moves all replicas away from a node. FAILED_PRECONDITION on a node that runs alone."""
+    """Moves all replicas away from a node, which stays a member. Returns when that is decided. FAILED_PRECONDITION on a node that
+    runs alone.
+    """
+
+    ReplaceNode: grpc.UnaryUnaryMultiCallable[
+        kvstore.admin.v1.admin_pb2.ReplaceNodeRequest,
+        kvstore.admin.v1.admin_pb2.ReplaceNodeResponse,
+    ]
+    """Puts a node in the place of another one, which leaves for good: it gets the same replicas. Returns when that is decided.
+    FAILED_PRECONDITION on a node that runs alone.
+    """
 
     ListShards: grpc.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.ListShardsRequest,
         kvstore.admin.v1.admin_pb2.ListShardsResponse,
     ]
-    """Lists the shards with their leaders."""
+    """Lists the shards with their leaders and replicas, and what moves."""
 
     MoveLeader: grpc.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.MoveLeaderRequest,
         kvstore.admin.v1.admin_pb2.MoveLeaderResponse,
     ]
     """Hands a shard's leadership to another node. FAILED_PRECONDITION on a node that runs alone."""
+
+    GetClusterSettings: grpc.UnaryUnaryMultiCallable[
+        kvstore.admin.v1.admin_pb2.GetClusterSettingsRequest,
+        kvstore.admin.v1.admin_pb2.GetClusterSettingsResponse,
+    ]
+    """Tells the settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone."""
+
+    UpdateClusterSettings: grpc.UnaryUnaryMultiCallable[
+        kvstore.admin.v1.admin_pb2.UpdateClusterSettingsRequest,
+        kvstore.admin.v1.admin_pb2.UpdateClusterSettingsResponse,
+    ]
+    """Changes settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone."""
 
     Compact: grpc.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.CompactRequest,
@@ -120,31 +146,57 @@ class AdminServiceAsyncStub:
         kvstore.admin.v1.admin_pb2.AddNodeRequest,
         kvstore.admin.v1.admin_pb2.AddNodeResponse,
     ]
-    """Adds a node to the cluster. FAILED_PRECONDITION on a node that runs alone."""
+    """Expects a new node, which then joins by itself; or ends the drain of a node that is a member. FAILED_PRECONDITION on a
+    node that runs alone.
+    """
 
     RemoveNode: grpc.aio.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.RemoveNodeRequest,
         kvstore.admin.v1.admin_pb2.RemoveNodeResponse,
     ]
-    """Takes a node out of the cluster for good. FAILED_PRECONDITION on a node that runs alone."""
+    """Takes a node out of the cluster for good: its replicas move to others first. Returns when that is decided, ListNodes tells
+    how far it is. FAILED_PRECONDITION on a node that runs alone.
+    """
 
     DrainNode: grpc.aio.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.DrainNodeRequest,
         kvstore.admin.v1.admin_pb2.DrainNodeResponse,
     ]
-    """Moves all replicas away from a node. FAILED_PRECONDITION on a node that runs alone."""
+    """Moves all replicas away from a node, which stays a member. Returns when that is decided. FAILED_PRECONDITION on a node that
+    runs alone.
+    """
+
+    ReplaceNode: grpc.aio.UnaryUnaryMultiCallable[
+        kvstore.admin.v1.admin_pb2.ReplaceNodeRequest,
+        kvstore.admin.v1.admin_pb2.ReplaceNodeResponse,
+    ]
+    """Puts a node in the place of another one, which leaves for good: it gets the same replicas. Returns when that is decided.
+    FAILED_PRECONDITION on a node that runs alone.
+    """
 
     ListShards: grpc.aio.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.ListShardsRequest,
         kvstore.admin.v1.admin_pb2.ListShardsResponse,
     ]
-    """Lists the shards with their leaders."""
+    """Lists the shards with their leaders and replicas, and what moves."""
 
     MoveLeader: grpc.aio.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.MoveLeaderRequest,
         kvstore.admin.v1.admin_pb2.MoveLeaderResponse,
     ]
     """Hands a shard's leadership to another node. FAILED_PRECONDITION on a node that runs alone."""
+
+    GetClusterSettings: grpc.aio.UnaryUnaryMultiCallable[
+        kvstore.admin.v1.admin_pb2.GetClusterSettingsRequest,
+        kvstore.admin.v1.admin_pb2.GetClusterSettingsResponse,
+    ]
+    """Tells the settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone."""
+
+    UpdateClusterSettings: grpc.aio.UnaryUnaryMultiCallable[
+        kvstore.admin.v1.admin_pb2.UpdateClusterSettingsRequest,
+        kvstore.admin.v1.admin_pb2.UpdateClusterSettingsResponse,
+    ]
+    """Changes settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone."""
 
     Compact: grpc.aio.UnaryUnaryMultiCallable[
         kvstore.admin.v1.admin_pb2.CompactRequest,
@@ -209,7 +261,9 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: kvstore.admin.v1.admin_pb2.AddNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[kvstore.admin.v1.admin_pb2.AddNodeResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.AddNodeResponse]]:
-        """Adds a node to the cluster. FAILED_PRECONDITION on a node that runs alone."""
+        """Expects a new node, which then joins by itself; or ends the drain of a node that is a member. FAILED_PRECONDITION on a
+        node that runs alone.
+        """
 
     @abc.abstractmethod
     def RemoveNode(
@@ -217,7 +271,9 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: kvstore.admin.v1.admin_pb2.RemoveNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[kvstore.admin.v1.admin_pb2.RemoveNodeResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.RemoveNodeResponse]]:
-        """Takes a node out of the cluster for good. FAILED_PRECONDITION on a node that runs alone."""
+        """Takes a node out of the cluster for good: its replicas move to others first. Returns when that is decided, ListNodes tells
+        how far it is. FAILED_PRECONDITION on a node that runs alone.
+        """
 
     @abc.abstractmethod
     def DrainNode(
@@ -225,7 +281,19 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: kvstore.admin.v1.admin_pb2.DrainNodeRequest,
         context: _ServicerContext,
     ) -> typing.Union[kvstore.admin.v1.admin_pb2.DrainNodeResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.DrainNodeResponse]]:
-        """Moves all replicas away from a node. FAILED_PRECONDITION on a node that runs alone."""
+        """Moves all replicas away from a node, which stays a member. Returns when that is decided. FAILED_PRECONDITION on a node that
+        runs alone.
+        """
+
+    @abc.abstractmethod
+    def ReplaceNode(
+        self,
+        request: kvstore.admin.v1.admin_pb2.ReplaceNodeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kvstore.admin.v1.admin_pb2.ReplaceNodeResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.ReplaceNodeResponse]]:
+        """Puts a node in the place of another one, which leaves for good: it gets the same replicas. Returns when that is decided.
+        FAILED_PRECONDITION on a node that runs alone.
+        """
 
     @abc.abstractmethod
     def ListShards(
@@ -233,7 +301,7 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         request: kvstore.admin.v1.admin_pb2.ListShardsRequest,
         context: _ServicerContext,
     ) -> typing.Union[kvstore.admin.v1.admin_pb2.ListShardsResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.ListShardsResponse]]:
-        """Lists the shards with their leaders."""
+        """Lists the shards with their leaders and replicas, and what moves."""
 
     @abc.abstractmethod
     def MoveLeader(
@@ -242,6 +310,22 @@ class AdminServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[kvstore.admin.v1.admin_pb2.MoveLeaderResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.MoveLeaderResponse]]:
         """Hands a shard's leadership to another node. FAILED_PRECONDITION on a node that runs alone."""
+
+    @abc.abstractmethod
+    def GetClusterSettings(
+        self,
+        request: kvstore.admin.v1.admin_pb2.GetClusterSettingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kvstore.admin.v1.admin_pb2.GetClusterSettingsResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.GetClusterSettingsResponse]]:
+        """Tells the settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone."""
+
+    @abc.abstractmethod
+    def UpdateClusterSettings(
+        self,
+        request: kvstore.admin.v1.admin_pb2.UpdateClusterSettingsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[kvstore.admin.v1.admin_pb2.UpdateClusterSettingsResponse, collections.abc.Awaitable[kvstore.admin.v1.admin_pb2.UpdateClusterSettingsResponse]]:
+        """Changes settings that all nodes of the cluster share. FAILED_PRECONDITION on a node that runs alone."""
 
     @abc.abstractmethod
     def Compact(
