@@ -54,11 +54,11 @@ impl ClusterView {
             let message = "this node has not met all members of its cluster yet";
             Error::new(Reason::NotServing, message)
         })?;
-        let group = groups.group(GroupId(shard.0)).ok_or_else(|| {
+        let place = groups.place(GroupId(shard.0)).ok_or_else(|| {
             let count = groups.groups().count();
             let message = format!("there is no {shard}; this cluster has {count} shards, from 0");
             Error::new(Reason::FailedPrecondition, message)
         })?;
-        group.move_leader(&node).await
+        place.move_leader(&node).await
     }
 }

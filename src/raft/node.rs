@@ -58,6 +58,7 @@ pub struct Node {
     settings: Settings,
     members: Members,
     groups: BTreeMap<GroupId, Arc<Group>>,
+    places: BTreeMap<GroupId, Arc<Place>>,
     log: Arc<LogStore>,
     limits: LogLimits,
     inbox: PathBuf,
@@ -89,7 +90,7 @@ impl Node {
             return Err(Error::new(Reason::Internal, message));
         };
         let mut started = BTreeMap::new();
-        for place in places {
+        for place in &places {
             let id = place.id();
             let group_log = log.group(id);
             let state = blocking(|| {
@@ -97,12 +98,15 @@ impl Node {
             })?;
             let group = Group::start(id, replica, group_log, state, settings.clone()).await?;
             place.set_replicas(members.clone());
+            place.open(&settings);
             place.seat(Some(Arc::clone(&group)));
             started.insert(id, group);
         }
         let runtime = Handle::current();
+        let places = places.into_iter().map(|place| (place.id(), place)).collect();
+        let groups = started;
         let node =
-            Self { settings, members, groups: started, log, limits, inbox, stopping, runtime };
+            Self { settings, members, groups, places, log, limits, inbox, stopping, runtime };
         Ok(Arc::new(node))
     }
 
@@ -127,6 +131,11 @@ impl Node {
         self.groups.get(&id)
     }
 
+    /// The place of a group.
+    pub fn place(&self, id: GroupId) -> Option<&Arc<Place>> {
+        self.places.get(&id)
+    }
+
     /// All groups of this node, in order.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
         self.groups.values()
@@ -149,6 +158,7 @@ impl Node {
 
     /// Stops all groups.
     pub async fn stop(&self) {
+        join_all(self.places.values().map(|place| place.close())).await;
         join_all(self.groups.values().map(|group| group.stop())).await;
     }
 
@@ -232,7 +242,12 @@ impl Node {
     }
 
     /// The group that a message is for.
-    fn addressed(&self, from: &NodeName, envelope: &Envelope) -> Result<&Arc<Group>, Refusal> {
+    fn addressed(
+        &self,
+        from: &NodeName,
+        envelope: &Envelope,
+        request: &Request,
+    ) -> Result<&Arc<Group>, Refusal> {
         let refuse = |why: String| Err(Refusal::NotHere(why));
         if envelope.cluster != self.settings.cluster {
             return refuse(format!(
@@ -243,6 +258,9 @@ impl Node {
         let Some(group) = self.groups.get(&envelope.group) else {
             return refuse(format!("{} is not on {}", envelope.group, self.settings.node));
         };
+        if request.is_of_caller() && envelope.from == 0 && envelope.to == 0 {
+            return Ok(group);
+        }
         if self.members.get(&envelope.to) != Some(&self.settings.node) {
             return refuse(format!(
                 "replica {} of {} is not on {}",
@@ -291,20 +309,22 @@ impl Receiver for Inbound {
         let Some((envelope, request)) = Request::decode(&message) else {
             return reply(malformed());
         };
-        match self.0.addressed(from, &envelope) {
+        match self.0.addressed(from, &envelope, &request) {
             Err(refusal) => reply(Reply::Refused(refusal)),
             Ok(group) => {
-                let group = Arc::clone(group);
-                Box::pin(async move { group.handle(&envelope, request).await.encode() })
+                let place = Arc::clone(&self.0.places[&group.id()]);
+                Box::pin(async move { place.handle(&envelope, request).await.encode() })
             }
         }
     }
 
     fn staging(&self, from: &NodeName, header: &Bytes) -> Result<PathBuf, Bytes> {
-        let Some((envelope, Request::Snapshot(_))) = Request::decode(header) else {
+        let Some((envelope, request @ Request::Snapshot(_))) = Request::decode(header) else {
             return Err(malformed().encode());
         };
-        self.0.addressed(from, &envelope).map_err(|refusal| Reply::Refused(refusal).encode())?;
+        self.0
+            .addressed(from, &envelope, &request)
+            .map_err(|refusal| Reply::Refused(refusal).encode())?;
         Ok(self.0.inbox.join(format!("{}-{}", envelope.group.0, envelope.from)))
     }
 
@@ -318,11 +338,12 @@ impl Receiver for Inbound {
         let from = from.clone();
         let installed = self.0.runtime.spawn(async move {
             let reply = match Request::decode(&header) {
-                Some((envelope, Request::Snapshot(vote))) => match node.addressed(&from, &envelope)
-                {
-                    Ok(group) => group.install(vote, &directory).await,
-                    Err(refusal) => Reply::Refused(refusal),
-                },
+                Some((envelope, request @ Request::Snapshot(vote))) => {
+                    match node.addressed(&from, &envelope, &request) {
+                        Ok(group) => group.install(vote, &directory).await,
+                        Err(refusal) => Reply::Refused(refusal),
+                    }
+                }
                 _ => malformed(),
             };
             // Installed or not, the next attempt brings its own.

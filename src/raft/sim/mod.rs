@@ -7,6 +7,7 @@ mod cluster;
 mod invariants;
 mod nemesis;
 mod network;
+mod places;
 mod record;
 mod run;
 mod stories;

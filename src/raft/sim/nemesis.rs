@@ -281,7 +281,7 @@ impl Nemesis {
         let name = self.cluster.name(to).clone();
         tokio::spawn(async move {
             // It may not be possible now.
-            let _ = running.group(group).move_leader(&name).await;
+            let _ = running.place(group).move_leader(&name).await;
         });
     }
 
