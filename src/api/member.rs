@@ -226,7 +226,7 @@ impl Operate for Member {
                 "there is no {shard}; this cluster has {count} shards, from 0"
             ));
         };
-        async move { place.group()?.move_leader(&to).await }.boxed()
+        async move { place.move_leader(&to).await }.boxed()
     }
 
     fn add(&self, name: NodeName, address: String) -> Asked<String> {

@@ -7,8 +7,8 @@
 //! | 0 | version, `1` |
 //! | 1..17 | cluster |
 //! | varint | group |
-//! | varint | replica that sends; 0: a node that is asked to serve a caller |
-//! | varint | replica that is meant |
+//! | varint | replica that sends; 0: a node that passes on what a caller asks (propose, move leader) |
+//! | varint | replica that is meant; 0: whichever is on the node (the same) |
 //! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index, `7` snapshot: the header before its files, `8` move leader |
 //! | rest | append, votes, transfer and the leader's vote of a snapshot: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing; move leader: the node (slice) |
 //!
@@ -18,7 +18,7 @@
 //! |---|---|
 //! | 0 | version, `1` |
 //! | 1 | kind: `0` refused, `1` append, `2` vote, `3` transferred, `4` applied, `5` read index, `6` installed |
-//! | rest | refused: a [`Refusal`], its tag (1), and for `2` the leader's node (slice, empty: not known), for the others a text (slice). append and vote: see `encoding.rs`; transferred: done (1); applied: outcomes; read index: a log id, maybe; installed: a vote |
+//! | rest | refused: a [`Refusal`], its tag (1: `1` to `8`), and for `2` the leader's node (slice, empty: not known), for the others a text (slice). append and vote: see `encoding.rs`; transferred: done (1); applied: outcomes; read index: a log id, maybe; installed: a vote |
 //!
 //! A message that does not name this cluster, group and replica is refused before openraft sees it.
 
@@ -64,8 +64,15 @@ pub struct Envelope {
     pub group: GroupId,
     /// The replica that sends; 0 for a node that passes a caller's request on.
     pub from: ReplicaId,
-    /// The replica that is meant.
+    /// The replica that is meant; 0 for whichever is on that node.
     pub to: ReplicaId,
+}
+
+impl Envelope {
+    /// Of what a node passes on for a caller: it need not have a replica of the group, nor know which the other node has.
+    pub const fn of_caller(cluster: Uuid, group: GroupId) -> Self {
+        Self { cluster, group, from: 0, to: 0 }
+    }
 }
 
 /// What is asked of a replica.
@@ -125,9 +132,16 @@ pub enum Refusal {
     Unknown(String),
     /// The replica's group has failed on that node.
     Failed(String),
+    /// The state of the group does not allow it: certainly not done.
+    Precondition(String),
 }
 
 impl Request {
+    /// Whether a node may ask it of whichever replica another node has.
+    pub const fn is_of_caller(&self) -> bool {
+        matches!(self, Self::Propose(_) | Self::MoveLeader(_))
+    }
+
     /// The bytes that travel.
     pub fn encode(&self, envelope: &Envelope) -> Bytes {
         let mut buffer = Vec::with_capacity(64);
@@ -266,6 +280,7 @@ impl Refusal {
             Self::DiskFull(text) => (5, text.as_str()),
             Self::Unknown(text) => (6, text.as_str()),
             Self::Failed(text) => (7, text.as_str()),
+            Self::Precondition(text) => (8, text.as_str()),
         };
         buffer.push(tag);
         put_slice(buffer, text.as_bytes());
@@ -282,6 +297,7 @@ impl Refusal {
             5 => Self::DiskFull(text),
             6 => Self::Unknown(text),
             7 => Self::Failed(text),
+            8 => Self::Precondition(text),
             _ => return None,
         })
     }
@@ -347,6 +363,7 @@ mod tests {
             Reply::Refused(Refusal::DiskFull(text())),
             Reply::Refused(Refusal::Unknown(text())),
             Reply::Refused(Refusal::Failed(text())),
+            Reply::Refused(Refusal::Precondition(text())),
         ];
         for reply in replies {
             let bytes = reply.encode();

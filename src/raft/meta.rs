@@ -162,7 +162,7 @@ impl Meta {
         let value = Value::Json(Bytes::from(state.to_json()));
         let change = Change::Put { key, value, ttl: None, if_version: Some(version) };
         let request_id = RequestId::new(&random_id());
-        let mut ticket = self.place.group()?.propose(Command { change, request_id })?;
+        let mut ticket = self.place.propose(Command { change, request_id })?;
         match timeout_at(deadline, &mut ticket).await {
             Ok(outcome) => Ok(matches!(outcome?, Outcome::Put { .. })),
             Err(_) => Err(ticket.give_up()),

@@ -1,4 +1,4 @@
-//! Commands on their way into the log of a group: whatever waits becomes one entry, here or at the leader.
+//! Commands on their way into the log of a group: whatever waits becomes one entry, here or at the leader. They wait in the group's place, whether or not a replica is there.
 //!
 //! What waits comes from callers of this node, one command each, and from other nodes, which pass on what their callers ask: those commands stay together. All go
 //! into the log in the order in which they were queued, unless one has to be sent again.
@@ -164,6 +164,7 @@ pub(super) fn refusal(error: &Error) -> Refusal {
         Reason::NoQuorum => Refusal::NoQuorum(why),
         Reason::Overloaded => Refusal::Overloaded(why),
         Reason::DiskFull => Refusal::DiskFull(why),
+        Reason::FailedPrecondition => Refusal::Precondition(why),
         _ => Refusal::NotHere(why),
     }
 }
@@ -270,8 +271,8 @@ impl Proposals {
         taken
     }
 
-    /// There is no leader: notes it for those who give up, and answers those who have waited for long enough, and other nodes.
-    pub(super) fn without_leader(&self, group: &dyn std::fmt::Display) {
+    /// There is no leader, for this reason: notes it for those who give up, and answers those who have waited for long enough, and other nodes.
+    pub(super) fn without_leader(&self, why: &Error) {
         let mut waiting = self.waiting.lock();
         let (late, rest): (VecDeque<_>, VecDeque<_>) =
             waiting.queue.drain(..).partition(|queued| {
@@ -287,8 +288,8 @@ impl Proposals {
         drop(waiting);
         for queued in late {
             if queued.take() {
-                let message = format!("{group} has no leader now; the write was not applied");
-                queued.refuse(Error::new(Reason::NoLeader, message));
+                let message = format!("{}; the write was not applied", why.message());
+                queued.refuse(Error::new(why.reason(), message));
             }
         }
     }
@@ -313,6 +314,7 @@ impl Proposals {
                 Origin::Caller { caller, maybe_applied, .. } if !is_late => {
                     if !maybe_applied {
                         caller.put_back();
+                        caller.set_leaderless(why.reason() == Reason::NoLeader);
                     }
                     waiting.queue.push_front(queued);
                 }

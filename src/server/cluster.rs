@@ -148,6 +148,7 @@ impl Cluster {
             heartbeat_interval: config.raft.heartbeat_interval,
             log_keep: config.raft.log_keep,
             stale_max: config.raft.stale_max,
+            follower_reads: config.raft.follower_reads,
             budget: Budget::new(BUDGET_BYTES),
             room: Arc::new(Room::new(
                 Arc::new(RealFileSystem),

@@ -138,7 +138,7 @@ impl Shard {
                 queue.push(Proposal { replica: Arc::clone(replica), command, caller })?;
                 Ok(ticket)
             }
-            Source::Replicated(place) => place.group()?.propose(command),
+            Source::Replicated(place) => place.propose(command),
         }
     }
 
@@ -153,7 +153,7 @@ impl Shard {
                 let now = self.now()?;
                 replica.engine.next_expiry().is_some_and(|at| at <= now)
             }
-            Source::Replicated(place) => place.group()?.clock_is_due(),
+            Source::Replicated(place) => place.seated().is_some_and(|group| group.clock_is_due()),
         };
         if due {
             self.propose(Command { change: Change::Tick, request_id: None }).map(Some)

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 use super::Group;
 use crate::raft::blocking::blocking;
 use crate::raft::message::{Envelope, Refusal, Reply, Request};
+use crate::raft::proposals::refusal;
 use crate::raft::types::{AppendReply, Snapshot, Vote, VoteRequest};
 
 impl Group {
-    /// Answers another replica, or a node that passes a caller's request on.
+    /// Answers another replica, or a node that asks for its leader's work. What it passes on of its callers, the place takes.
     pub async fn handle(&self, envelope: &Envelope, request: Request) -> Reply {
         match request {
             Request::Append(request) => {
@@ -42,8 +43,9 @@ impl Group {
                 Ok(accepted) => Reply::Transferred(accepted.is_ok()),
                 Err(error) => self.refuse_failed(&error),
             },
-            Request::Propose(proposal) => self.serve_passed_on(proposal).await,
-            Request::ReadIndex if !self.is_leader() => self.refuse_not_leader(),
+            Request::ReadIndex | Request::MoveLeader(_) if !self.is_leader() => {
+                self.refuse_not_leader()
+            }
             Request::ReadIndex => match self.reads.confirm().await {
                 Ok(index) => {
                     self.commit_wanted.notify_waiters();
@@ -53,10 +55,10 @@ impl Group {
             },
             Request::MoveLeader(node) => match self.hand_over_to(&node).await {
                 Ok(()) => Reply::Transferred(true),
-                Err(error) => Reply::Refused(Refusal::NotHere(error.message().to_owned())),
+                Err(error) => Reply::Refused(refusal(&error)),
             },
-            Request::Snapshot(_) => {
-                let why = format!("{}: a snapshot without files from {}", self.id, envelope.from);
+            Request::Propose(_) | Request::Snapshot(_) => {
+                let why = format!("{}: no message for a replica, from {}", self.id, envelope.from);
                 Reply::Refused(Refusal::NotHere(why))
             }
         }

@@ -1,8 +1,9 @@
-//! One replica of a group on this node, running: proposes commands, confirms reads, answers the other replicas.
+//! One replica of a group on this node, running: appends commands as leader, confirms reads, answers the other replicas. It comes and goes while its node runs; what the
+//! node keeps for the shard is its place (`place/`).
 //!
 //! # Promises
 //!
-//! * A command that is answered with its outcome is committed by a majority and applied here or at the leader ([`Group::propose`]).
+//! * An entry that is answered with its outcomes is committed by a majority and applied here ([`Group::submit`]).
 //! * A read that begins after [`Group::confirm`] returned sees everything that was acknowledged before the call, on every replica.
 //! * Errors say what happened: NO_LEADER, NO_QUORUM, OVERLOADED, DISK_FULL and NOT_SERVING mean "certainly not applied".
 //! * A replica that was recovered from disk votes for nobody until an election timeout has passed (the boot quarantine): it may have promised, just before
@@ -18,7 +19,7 @@
 //!
 //! # Tasks
 //!
-//! One that proposes, one that confirms reads, one that gives signs of life, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
+//! One that confirms reads, one that gives signs of life, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
 
 mod inbound;
 mod membership;
@@ -42,24 +43,22 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub(super) use self::membership::{Goal, Step};
 pub use self::settings::Settings;
+pub(super) use self::writes::Attempt;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::network::Network;
 use super::pace::{Leads, Pace};
 use super::planted::{self, Bug};
-use super::proposals::Proposals;
 use super::reads::{ReadIndex, Reads};
 use super::state::{ReplicaState, StateMachine};
 use super::transport::Lane;
 use super::types::{GroupId, LogId, NodeName, ReplicaId, TypeConfig, next_beat};
-use crate::command::Command;
 use crate::error::{Error, Reason, Result};
 use crate::storage::{Reader, StorageEngine};
-use crate::ticket::Ticket;
 use crate::util::time::Timestamp;
 
 /// How long to wait before a command or read is tried again that met no leader.
-const RETRY_PAUSE: Duration = Duration::from_millis(10);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How much of a group's time replicas may forget that restart one after the other while nobody writes.
 const CLOCK_KEPT_EVERY: Duration = Duration::from_mins(1);
@@ -101,7 +100,6 @@ pub struct Group {
     settings: Settings,
     raft: OpenRaft,
     state: Arc<ReplicaState>,
-    proposals: Proposals,
     reads: Reads,
     /// Told when a read on another node waits for what is committed to arrive there.
     commit_wanted: Arc<Notify>,
@@ -113,7 +111,7 @@ pub struct Group {
 }
 
 /// Where a leader is.
-enum Route {
+pub(super) enum Route {
     Here,
     There(ReplicaId, NodeName),
 }
@@ -152,7 +150,6 @@ impl Group {
         let group = Arc::new(Self {
             id,
             replica,
-            proposals: Proposals::new(settings.budget.clone(), settings.patience()),
             settings,
             raft,
             state,
@@ -164,7 +161,6 @@ impl Group {
             tasks: Mutex::default(),
         });
         let mut tasks = vec![
-            tokio::spawn(Arc::clone(&group).serve_proposals()),
             tokio::spawn(Arc::clone(&group).serve_reads()),
             tokio::spawn(Arc::clone(&group).beat(silent)),
         ];
@@ -231,16 +227,6 @@ impl Group {
             engine.next_expiry().is_some_and(|at| at <= now || kept >= CLOCK_KEPT_EVERY)
         };
         self.is_leader() && self.state.with_engine(due)
-    }
-
-    /// Queues a command; the ticket tells what came of it.
-    ///
-    /// # Errors
-    ///
-    /// OVERLOADED, NOT_SERVING: certainly not applied.
-    pub fn propose(&self, command: Command) -> Result<Ticket> {
-        self.check_alive()?;
-        self.proposals.push(command)
     }
 
     /// Returns once reads of [`Self::state`] see everything that was acknowledged before the call. Shared with all that call at the same time.
@@ -315,32 +301,6 @@ impl Group {
             applied_index: index(&metrics.last_applied),
             snapshot_index: index(&metrics.snapshot),
             failed: metrics.running_state.as_ref().err().map(ToString::to_string),
-        }
-    }
-
-    /// Has whoever leads the group hand it over to the replica on `node`.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::hand_over_to`]; NO_LEADER when nobody leads it, or it cannot be reached.
-    pub async fn move_leader(&self, node: &NodeName) -> Result<()> {
-        match self.route() {
-            Some(Route::Here) => self.hand_over_to(node).await,
-            None => Err(self.no_leader()),
-            Some(Route::There(replica, leader)) => {
-                let message = Request::MoveLeader(node.clone()).encode(&self.envelope(replica));
-                let Settings { transport, election_timeout, .. } = &self.settings;
-                let reply =
-                    transport.call(&leader, Lane::Control, message, *election_timeout * 3).await;
-                match reply.map(|bytes| Reply::decode(&bytes)) {
-                    Ok(Some(Reply::Transferred(true))) => Ok(()),
-                    Ok(Some(Reply::Refused(Refusal::NotHere(why)))) => {
-                        Err(Error::new(Reason::FailedPrecondition, why))
-                    }
-                    Ok(_) => Err(self.no_leader()),
-                    Err(failure) => Err(Error::new(Reason::NoLeader, failure.to_string())),
-                }
-            }
         }
     }
 
@@ -423,7 +383,6 @@ impl Group {
 
     /// Stops the replica: what waits is refused, openraft's tasks end.
     pub async fn stop(&self) {
-        self.proposals.close();
         self.reads.close();
         if let Err(error) = self.raft.shutdown().await {
             tracing::error!(group = %self.id, %error, "a task of Raft panicked");
@@ -570,7 +529,8 @@ impl Group {
         self.raft.runtime_config().elect(true);
     }
 
-    fn route(&self) -> Option<Route> {
+    /// Where the leader is, as far as this replica knows.
+    pub(super) fn route(&self) -> Option<Route> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader?;
@@ -582,12 +542,8 @@ impl Group {
         Some(Route::There(leader, node))
     }
 
-    /// Whether the leader's disk has room for what grows.
-    fn check_room(&self) -> Result<()> {
-        self.settings.room.check()
-    }
-
-    fn check_alive(&self) -> Result<()> {
+    /// Whether the group does its work on this node.
+    pub(super) fn check_alive(&self) -> Result<()> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         match &metrics.running_state {
@@ -604,7 +560,7 @@ impl Group {
         Error::new(Reason::NoLeader, format!("{} has no leader now", self.id))
     }
 
-    fn no_quorum(&self) -> Error {
+    pub(super) fn no_quorum(&self) -> Error {
         Error::new(Reason::NoQuorum, format!("{}: its leader has no quorum behind it now", self.id))
     }
 
@@ -617,7 +573,7 @@ impl Group {
         Reply::Refused(Refusal::Failed(self.failed(why).message().to_owned()))
     }
 
-    fn refuse_not_leader(&self) -> Reply {
+    pub(super) fn refuse_not_leader(&self) -> Reply {
         let leader = match self.route() {
             Some(Route::There(_, node)) => Some(node),
             _ => None,

@@ -38,6 +38,8 @@ pub struct Settings {
     pub log_keep: u64,
     /// How long a replica may not have heard of a leader and still answer stale reads; `None`: for ever.
     pub stale_max: Option<Duration>,
+    /// Whether a replica that does not lead reads for linearizable reads of its node; otherwise they are sent to the leader.
+    pub follower_reads: bool,
     /// Bytes of commands on their way, for all groups.
     pub budget: Budget,
     /// Whether commands that grow may be proposed.

@@ -19,7 +19,12 @@ use crate::types::ShardId;
 
 impl Node {
     /// The group that a message is for.
-    fn addressed(&self, from: &NodeName, envelope: &Envelope) -> Result<Arc<Group>, Refusal> {
+    fn addressed(
+        &self,
+        from: &NodeName,
+        envelope: &Envelope,
+        request: &Request,
+    ) -> Result<Arc<Group>, Refusal> {
         let refuse = |why: String| Err(Refusal::NotHere(why));
         if envelope.cluster != self.settings.cluster {
             return refuse(format!(
@@ -30,6 +35,9 @@ impl Node {
         let Some(group) = self.group(envelope.group) else {
             return refuse(format!("{} is not on {}", envelope.group, self.settings.node));
         };
+        if request.is_of_caller() && envelope.from == 0 && envelope.to == 0 {
+            return Ok(group);
+        }
         if group.replica() != envelope.to {
             return refuse(format!(
                 "replica {} of {} is not on {}",
@@ -90,17 +98,23 @@ impl Receiver for Inbound {
         let Some((envelope, request)) = Request::decode(&message) else {
             return reply(malformed());
         };
-        match self.0.addressed(from, &envelope) {
+        match self.0.addressed(from, &envelope, &request) {
             Err(refusal) => reply(Reply::Refused(refusal)),
-            Ok(group) => Box::pin(async move { group.handle(&envelope, request).await.encode() }),
+            Ok(group) => {
+                let place = self.0.place(group.id()).expect("a group here has a place here");
+                let place = Arc::clone(place);
+                Box::pin(async move { place.handle(&envelope, request).await.encode() })
+            }
         }
     }
 
     fn staging(&self, from: &NodeName, header: &Bytes) -> Result<PathBuf, Bytes> {
-        let Some((envelope, Request::Snapshot(_))) = Request::decode(header) else {
+        let Some((envelope, request @ Request::Snapshot(_))) = Request::decode(header) else {
             return Err(malformed().encode());
         };
-        self.0.addressed(from, &envelope).map_err(|refusal| Reply::Refused(refusal).encode())?;
+        self.0
+            .addressed(from, &envelope, &request)
+            .map_err(|refusal| Reply::Refused(refusal).encode())?;
         Ok(self.0.inbox.join(format!("{}-{}", envelope.group.0, envelope.from)))
     }
 
@@ -114,11 +128,12 @@ impl Receiver for Inbound {
         let from = from.clone();
         let installed = self.0.runtime.spawn(async move {
             let reply = match Request::decode(&header) {
-                Some((envelope, Request::Snapshot(vote))) => match node.addressed(&from, &envelope)
-                {
-                    Ok(group) => group.install(vote, &directory).await,
-                    Err(refusal) => Reply::Refused(refusal),
-                },
+                Some((envelope, request @ Request::Snapshot(vote))) => {
+                    match node.addressed(&from, &envelope, &request) {
+                        Ok(group) => group.install(vote, &directory).await,
+                        Err(refusal) => Reply::Refused(refusal),
+                    }
+                }
                 _ => malformed(),
             };
             // Installed or not, the next attempt brings its own.

@@ -152,6 +152,9 @@ impl Node {
             table: Mutex::new(table),
             founding,
         });
+        for place in node.all_places() {
+            place.open(&node.settings);
+        }
         node.open_held(meta_replica).await?;
         Ok(node)
     }
@@ -213,6 +216,14 @@ impl Node {
         self.table.lock().was_erased(group, replica)
     }
 
+    /// The place of a group.
+    pub fn place(&self, id: GroupId) -> Option<&Arc<Place>> {
+        match id {
+            GroupId::META => Some(self.meta.place()),
+            GroupId(number) => self.places.get(number as usize),
+        }
+    }
+
     /// The shards, whether a replica is here or not, in order.
     pub fn places(&self) -> &[Arc<Place>] {
         &self.places
@@ -229,8 +240,13 @@ impl Node {
         join_all(groups.values().map(|group| group.step_down())).await;
     }
 
+    fn all_places(&self) -> impl Iterator<Item = &Arc<Place>> {
+        self.places.iter().chain([self.meta.place()])
+    }
+
     /// Stops all groups.
     pub async fn stop(&self) {
+        join_all(self.all_places().map(|place| place.close())).await;
         let groups = self.groups.load_full();
         join_all(groups.values().map(|group| group.stop())).await;
     }

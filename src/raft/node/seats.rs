@@ -81,13 +81,6 @@ impl Node {
         Ok(())
     }
 
-    fn place(&self, id: GroupId) -> Option<&Arc<crate::raft::place::Place>> {
-        match id {
-            GroupId::META => Some(self.meta.place()),
-            GroupId(number) => self.places.get(number as usize),
-        }
-    }
-
     /// Keeps what is here as the cluster has agreed on, until the node stops.
     pub(super) async fn keep_seats(self: Arc<Self>) {
         let mut work = Work::default();

@@ -90,8 +90,7 @@ impl Cluster {
         let deadline = Instant::now() + limit;
         let running = self.reach(node)?;
         let request_id = request_id.and_then(RequestId::new);
-        let mut ticket =
-            running.group(group).ok_or_else(down)?.propose(Command { change, request_id })?;
+        let mut ticket = running.place(group).propose(Command { change, request_id })?;
         tokio::select! {
             biased;
             () = running.crashed.cancelled() => {

@@ -111,6 +111,10 @@ pub(super) struct Incarnation {
 }
 
 impl Incarnation {
+    pub(super) fn place(&self, id: GroupId) -> &Arc<Place> {
+        self.node.place(id).expect("all groups have a place on all nodes")
+    }
+
     /// The replica of a group that the node has.
     pub(super) fn replica(&self, id: GroupId) -> Arc<Group> {
         self.group(id).expect("the node has a replica of it")
@@ -363,6 +367,7 @@ impl Cluster {
             heartbeat_interval: self.shape.heartbeat_interval,
             log_keep: self.shape.log_keep,
             stale_max: Some(STALE_MAX),
+            follower_reads: true,
             budget: Budget::new(1 << 20),
             room: Arc::new(Room::new(shared.clone(), "/node".into(), 0)),
             transport: transport.clone(),

@@ -8,6 +8,7 @@ mod invariants;
 mod nemesis;
 mod network;
 mod operators;
+mod places;
 mod record;
 mod run;
 mod stories;

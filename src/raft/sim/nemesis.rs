@@ -298,9 +298,7 @@ impl Nemesis {
         let name = self.cluster.name(to).clone();
         tokio::spawn(async move {
             // It may not be possible now.
-            if let Some(group) = running.group(group) {
-                let _ = group.move_leader(&name).await;
-            }
+            let _ = running.place(group).move_leader(&name).await;
         });
     }
 

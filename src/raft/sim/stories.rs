@@ -15,17 +15,17 @@ use crate::raft::planted::{self, Bug};
 use crate::raft::types::GroupId;
 use crate::storage::StorageEngine;
 
-const GROUP: GroupId = GroupId(0);
+pub(super) const GROUP: GroupId = GroupId(0);
 
 /// Within which virtual time everything has to happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-const SEEDS: u64 = 5;
+pub(super) const SEEDS: u64 = 5;
 
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Three nodes with the timeouts that are the defaults.
-fn shape() -> Shape {
+pub(super) fn shape() -> Shape {
     Shape {
         founders: 3,
         spares: 0,
@@ -41,7 +41,7 @@ fn shape() -> Shape {
     }
 }
 
-async fn wait(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn wait(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
@@ -49,7 +49,7 @@ async fn wait(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-async fn put(cluster: &Cluster, node: usize, number: u64) {
+pub(super) async fn put(cluster: &Cluster, node: usize, number: u64) {
     let change = access::put("k", number, 0, None);
     let outcome = cluster.propose(node, GROUP, change, None, PATIENCE).await;
     assert!(matches!(outcome, Ok(Outcome::Put { .. })), "{number} at node {node}: {outcome:?}");
@@ -70,7 +70,7 @@ fn ends(story: impl FnOnce() + Send + 'static) {
 }
 
 /// A cluster led by its first node, with a first write.
-async fn led_by_first(seed: u64) -> Arc<Cluster> {
+pub(super) async fn led_by_first(seed: u64) -> Arc<Cluster> {
     let cluster = Cluster::new(shape(), seed);
     cluster.start_all().await.expect("empty disks that work");
     wait("the first node leads", || cluster.leader(GROUP) == Some(0)).await;
@@ -370,7 +370,8 @@ async fn restart_the_follower_that_voted(seed: u64) -> Option<bool> {
 #[test]
 fn a_vote_survives_a_power_cut() {
     let told = |seed| simulate(seed, async || restart_the_follower_that_voted(seed).await);
-    let there: Vec<_> = (0..SEEDS * 4).filter_map(told).collect();
+    // One seed of thirty elects the third node.
+    let there: Vec<_> = (0..SEEDS * 60).filter_map(told).take(3).collect();
     assert!(!there.is_empty() && there.iter().all(|there| *there), "{there:?}");
 }
 
