@@ -22,7 +22,8 @@ use super::types::{AppendRequest, LogId};
 pub(super) const HOLD_MAX: Duration = Duration::from_millis(5);
 
 struct Held<S> {
-    requests: S,
+    /// Asked again after its end, which may come while something is held back.
+    requests: stream::Fuse<S>,
     /// The end of the log as of what was sent over this stream.
     sent: Option<LogId>,
     wanted: Arc<Notify>,
@@ -36,7 +37,7 @@ pub(super) fn hold_back<S>(
 where
     S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
 {
-    let held = Held { requests, sent: None, wanted };
+    let held = Held { requests: requests.fuse(), sent: None, wanted };
     stream::unfold(held, |mut held| async move {
         let mut request = held.requests.next().await?;
         let deadline = Instant::now() + HOLD_MAX;
@@ -55,7 +56,7 @@ where
     })
 }
 
-impl<S> Held<S> {
+impl<S: Stream> Held<S> {
     /// Whether the receiver needs nothing of `request` but what is committed.
     fn says_only_commit(&self, request: &AppendRequest) -> bool {
         request.entries.is_empty() && self.sent.is_some() && request.prev_log_id == self.sent
@@ -145,6 +146,17 @@ mod tests {
             elapsed = told => assert_eq!(elapsed, HOLD_MAX),
             () = commits => panic!("nothing was told"),
         }
+    }
+
+    /// As openraft's streams do: they must not be asked again once they have ended.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_meanwhile_gives_what_was_held_back_and_ends() {
+        let requests = [request(5, true, 3), request(5, false, 4)];
+        let requests = stream::unfold(requests.into_iter(), |mut rest| async move {
+            rest.next().map(|request| (request, rest))
+        });
+        let sent: Vec<_> = hold_back(requests.boxed(), Arc::default()).collect().await;
+        assert_eq!(sent.iter().map(commit).collect::<Vec<_>>(), [3, 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -198,13 +198,13 @@ impl Cluster {
                 let status = group.status();
                 status.failed.is_none() && status.leader.is_some()
             };
-            let is_in_place = |place: &Arc<Place>| match place.seated() {
-                Some(group) => works(&group),
+            let is_in_place = |place: &Arc<Place>| {
                 // One that only comes yet is missed by nobody.
-                None => {
+                let votes = || {
                     let shard = state.shards.get(place.id().0 as usize);
-                    !shard.is_some_and(|shard| shard.voters.values().any(|node| node == own))
-                }
+                    shard.is_some_and(|shard| shard.voters.values().any(|node| node == own))
+                };
+                place.seated().map_or_else(|| !votes(), |group| works(&group))
             };
             !state.has_gone(own) && node.places().iter().all(is_in_place)
         })

@@ -111,7 +111,7 @@ impl Nemesis {
     }
 
     async fn strike(&mut self) {
-        if self.appetite.members && self.random.random_ratio(1, 3) {
+        if self.appetite.members && self.random.random_ratio(1, 2) {
             return self.operate().await;
         }
         let what = self.random.random_range(0..26);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::Rng as _;
 use rand::seq::IndexedRandom as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::newcomer;
 use super::nemesis::Nemesis;
@@ -21,15 +21,15 @@ impl Nemesis {
     /// One thing that an operator does.
     pub(super) async fn operate(&mut self) {
         self.part().await;
-        match self.random.random_range(0..10) {
+        match self.random.random_range(0..11) {
             0..4 => self.join().await,
             4 | 5 => {
                 let node = self.some_node();
                 self.remove(node).await;
             }
             6 => self.drain().await,
-            7 => self.lose().await,
-            8 => self.change_settings().await,
+            7 | 8 => self.lose().await,
+            9 => self.change_settings().await,
             _ => self.give_back().await,
         }
     }
@@ -114,8 +114,12 @@ impl Nemesis {
 
     /// A node and its disk are lost for good, while everything else is well, and it is removed.
     async fn lose(&mut self) {
-        if self.cluster.arrived().is_err() || self.random.random_ratio(1, 3) {
-            return;
+        let patience = Instant::now() + PATIENCE;
+        while self.cluster.arrived().is_err() {
+            if Instant::now() > patience {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
         }
         let Some(state) = self.cluster.state() else { return };
         let bears = |shard: &crate::cluster::Shard| shard.voters.len() >= 3;

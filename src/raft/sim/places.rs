@@ -13,7 +13,7 @@ use super::run::simulate;
 use super::stories::{GROUP, PATIENCE, SEEDS, led_by_first, put, shape, wait};
 use crate::command::{Command, Outcome, Proposal};
 use crate::raft::message::{Envelope, Refusal, Reply, Request};
-use crate::raft::types::{GroupId, NodeName};
+use crate::raft::types::GroupId;
 use crate::types::Version;
 use crate::util::time::Timestamp;
 
@@ -131,8 +131,9 @@ fn writes_follow_a_replica_to_another_node_and_the_leader() {
             sleep(Duration::from_millis(50)).await;
             let first = cluster.running(0).expect("up");
             let caught_up = || {
+                let second = cluster.running(1).expect("up").replica(GROUP).replica();
                 let lag = first.replica(GROUP).status().lag;
-                lag.get(&2).copied().flatten().is_some_and(|lag| lag < 10)
+                lag.get(&second).copied().flatten().is_some_and(|lag| lag < 10)
             };
             wait("the replica has caught up", caught_up).await;
             first.replica(GROUP).hand_over_to(cluster.name(1)).await.expect("it takes over");
@@ -203,7 +204,7 @@ fn what_was_passed_on_goes_no_further() {
         let cluster = led_by_first(1).await;
         let before = (applied(&cluster, 0).await, cluster.network.traffic().forwarded);
         let reply = pass_on(&cluster, 1, GROUP).await;
-        let leader = Some(NodeName("n1".to_owned()));
+        let leader = Some(cluster.name(0).clone());
         assert_eq!(reply, Reply::Refused(Refusal::NotLeader(leader)));
         // A leader that was cut off learns that it is none; what others passed on to it before is refused, not sent after the new one.
         cluster.network.isolate(0);

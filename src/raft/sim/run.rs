@@ -4,7 +4,8 @@
 //! 2. **Liveness**: all faults end. Every shared key takes a write and answers a read within [`LIVELY_WITHIN`], and the replicas become equal.
 //! 3. **Scan**: what was acknowledged is there, the history is linearizable.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use linz::{Action, Answer, Outcome as Seen, STATES_MAX, Verdict, check};
@@ -29,7 +30,7 @@ use crate::types::Version;
 const LIVELY_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long after that every replica must be where the cluster wants it.
-const ARRIVED_WITHIN: Duration = Duration::from_secs(60);
+const ARRIVED_WITHIN: Duration = Duration::from_mins(1);
 
 /// How often invariants are looked at, and how often states are.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -90,9 +91,9 @@ impl Plan {
         if random.random_ratio(1, 2) {
             self.appetite.members = true;
             self.shape.founders = random.random_range(1..=4);
-            self.shape.spares = random.random_range(1..=3);
+            self.shape.spares = random.random_range(1..=4);
             self.shape.replication_factor = random.random_range(1..=3);
-            self.duration += Duration::from_secs(4);
+            self.duration += Duration::from_secs(8);
         }
         self
     }
@@ -163,6 +164,25 @@ struct Run {
     record: Arc<Record>,
     invariants: Invariants,
     looks: u32,
+    /// Of this thread, before the run.
+    panics: u64,
+}
+
+thread_local! {
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Panics on this thread so far: one of a task would pass unseen.
+fn panics() -> u64 {
+    static COUNT: Once = Once::new();
+    COUNT.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            print(panic);
+        }));
+    });
+    PANICS.get()
 }
 
 impl Run {
@@ -171,7 +191,7 @@ impl Run {
         cluster.start_all().await.expect("empty disks that work");
         let record = Arc::new(Record::new());
         let invariants = Invariants::new(&cluster, &record);
-        Self { cluster, record, invariants, looks: 0 }
+        Self { cluster, record, invariants, looks: 0, panics: panics() }
     }
 
     async fn finish(mut self, plan: &Plan, seed: u64) -> Report {
@@ -185,6 +205,9 @@ impl Run {
         let took_ms = self.cluster.now_ms();
         self.cluster.end().await;
         let mut violation = self.record.violation();
+        if violation.is_none() && self.panics < panics() {
+            violation = Some("a task panicked: see above".to_owned());
+        }
         if violation.is_none() {
             violation = match check(&self.record.history, STATES_MAX) {
                 Verdict::Linearizable => None,
