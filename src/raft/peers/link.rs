@@ -146,6 +146,11 @@ impl Link {
         matches!(self.shared.state.lock().phase, Phase::Open | Phase::Draining)
     }
 
+    /// Whether the last attempt to open a stream has failed.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.shared.state.lock().phase, Phase::Down(_))
+    }
+
     /// See [`Transport::call`](crate::raft::transport::Transport::call).
     pub(super) fn call(
         &self,

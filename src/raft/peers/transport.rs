@@ -19,6 +19,9 @@ use crate::cluster::NodeName;
 use crate::raft::transport::{Failure, Lane, Transport};
 use crate::util::fs::FileSystem;
 
+/// How long a node may take to answer that nothing was sent to before.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Sends to the other nodes of the cluster.
 pub struct GrpcTransport {
     local: Arc<Local>,
@@ -35,9 +38,20 @@ impl GrpcTransport {
         Self { local, runtime: Handle::current(), links: Mutex::default(), sending }
     }
 
-    /// Whether a stream to `node` is open on some lane.
+    /// Whether `node` is reached, as far as is known: true until an attempt has failed. Where nothing was ever sent there, this makes one.
     pub fn reaches(&self, node: &NodeName) -> bool {
-        self.links.lock().iter().any(|((other, _), link)| other == node && link.is_open())
+        let (known, open, down) = {
+            let links = self.links.lock();
+            let lanes = links.iter().filter(|((other, _), _)| other == node);
+            lanes.fold((false, false, false), |(_, open, down), (_, link)| {
+                (true, open || link.is_open(), down || link.is_down())
+            })
+        };
+        if !known {
+            // Whatever comes back, the stream is open then.
+            self.runtime.spawn(self.call(node, Lane::Control, Bytes::new(), PROBE_TIMEOUT));
+        }
+        open || !down
     }
 }
 
