@@ -590,6 +590,20 @@ mod tests {
     }
 
     #[test]
+    fn a_node_without_a_cluster_is_nobody_to_join_nor_a_member() {
+        for (standing, to) in [(Standing::Joining, None), (formed(), Some("n2".into()))] {
+            let calling = Calling::new(&who("n1", 1), &standing, to.as_ref());
+            let (n2, secret) = (who("n2", 2), Secret::new("s"));
+            let called = Called::new(calling.hello()).expect("well formed");
+            for theirs in [Standing::Joining, Standing::Forming(["n2".into()].into())] {
+                let welcome = called.welcome(&secret, &n2, &theirs, random_bytes(), None);
+                let reached = calling.check(&secret, &standing, &called.challenge(), &welcome);
+                assert_eq!(reached, Err(not_formed(&n2.node)));
+            }
+        }
+    }
+
+    #[test]
     fn who_knows_the_newer_list_of_members_is_believed() {
         let Standing::Formed(mut ours) = formed() else { unreachable!("it is formed") };
         ours.revision = 7;
