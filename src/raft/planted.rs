@@ -33,6 +33,10 @@ pub(super) enum Bug {
     EarlyPurge,
     /// A replica that was just restarted votes at once.
     NoQuarantine,
+    /// A node erases a replica because its own copy of the state does not name it.
+    BlindErase,
+    /// A node does not remember which replicas it has erased.
+    NoTombstone,
 }
 
 #[cfg(test)]

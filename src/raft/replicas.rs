@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::planted::{self, Bug};
 use super::types::{GroupId, ReplicaId};
 use crate::util::fs::{FileSystem, read_sealed, write_sealed};
 
@@ -88,6 +89,9 @@ impl ReplicaTable {
 
     /// Whether `replica` was erased here, or may have been.
     pub(super) fn was_erased(&self, group: GroupId, replica: ReplicaId) -> bool {
+        if planted::is(Bug::NoTombstone) {
+            return false;
+        }
         self.record.erased.get(&group.0).is_some_and(|last| replica <= *last)
     }
 

@@ -210,12 +210,6 @@ impl Node {
         groups.values().filter(|group| group.id() != GroupId::META).cloned().collect()
     }
 
-    /// Whether a replica was erased here, for simulations.
-    #[cfg(test)]
-    pub(super) fn was_erased(&self, group: GroupId, replica: ReplicaId) -> bool {
-        self.table.lock().was_erased(group, replica)
-    }
-
     /// The place of a group.
     pub fn place(&self, id: GroupId) -> Option<&Arc<Place>> {
         match id {

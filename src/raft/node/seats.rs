@@ -17,6 +17,7 @@ use crate::cluster::{ClusterState, Replicas};
 use crate::error::{Error, Result};
 use crate::raft::blocking::blocking;
 use crate::raft::group::Group;
+use crate::raft::planted::{self, Bug};
 use crate::raft::state::ReplicaState;
 use crate::raft::types::{GroupId, ReplicaId};
 use crate::types::ShardId;
@@ -125,7 +126,8 @@ impl Node {
             self.found_shard(work, id, &state).await?;
         }
         if !unwanted.is_empty() {
-            let confirmed = self.meta.confirmed().await?;
+            let blind = planted::is(Bug::BlindErase);
+            let confirmed = if blind { state } else { self.meta.confirmed().await? };
             for (id, held) in unwanted {
                 if confirmed.replica_on(ShardId(id.0), own) != Some(held) {
                     self.erase(work, id).await?;

@@ -91,10 +91,8 @@ impl Invariants {
                 self.record.violate(what);
             }
         }
-        let gone = self
-            .seats
-            .iter()
-            .filter(|(seat, on)| **on == node && running.node.was_erased(seat.0, seat.1));
+        // What is here is opened before a node counts as running.
+        let gone = self.seats.iter().filter(|(seat, on)| **on == node && !here.contains(seat));
         self.erased.extend(gone.map(|(seat, _)| *seat));
     }
 

@@ -31,6 +31,10 @@ fn plan(bug: Bug, random: &mut StdRng) -> Plan {
             plan.shape.limits.snapshot_bytes = 512;
             plan.shape.large_memtables = true;
         }
+        Bug::BlindErase | Bug::NoTombstone => {
+            plan.shape.large_memtables = true;
+            plan = plan.with_members(random);
+        }
         _ => {}
     }
     plan
@@ -101,4 +105,14 @@ fn a_read_that_was_confirmed_before_it_began_is_caught() {
 #[test]
 fn a_log_that_is_purged_before_the_engine_is_flushed_is_caught() {
     is_caught(Bug::EarlyPurge, 1);
+}
+
+#[test]
+fn a_replica_that_is_erased_because_of_an_old_state_is_caught() {
+    is_caught(Bug::BlindErase, 1);
+}
+
+#[test]
+fn a_node_that_forgets_what_it_has_erased_is_caught() {
+    is_caught(Bug::NoTombstone, 1);
 }
