@@ -113,22 +113,23 @@ impl AdminApi {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
-    fn list_shards_now(&self) -> Result<ListShardsResponse> {
+    async fn shards(&self) -> Result<ListShardsResponse> {
         let own = || self.node_id().to_owned();
-        let shards = self.api.0.router.status()?.into_iter().map(|shard| {
-            let (leader, replicas) = match shard.group {
-                None => (own(), vec![own()]),
-                Some(group) => (
-                    group.leader.map(|node| node.0).unwrap_or_default(),
-                    group.replicas.into_values().map(|node| node.0).collect(),
-                ),
+        let shards = self.api.0.router.figures().await?.into_iter().map(|figures| {
+            let (leader, replicas) = if figures.replicas.is_empty() {
+                (own(), vec![own()])
+            } else {
+                (
+                    figures.leader.map(|node| node.0).unwrap_or_default(),
+                    figures.replicas.into_iter().map(|node| node.0).collect(),
+                )
             };
             Shard {
-                id: shard.id.0,
+                id: figures.shard.0,
                 leader,
                 replicas,
-                keys: shard.engine.keys as f64,
-                bytes: shard.engine.bytes as f64,
+                keys: figures.keys as f64,
+                bytes: figures.bytes as f64,
             }
         });
         Ok(ListShardsResponse { shards: shards.collect() })
@@ -222,7 +223,7 @@ impl AdminService for AdminApi {
         &self,
         _: Request<ListShardsRequest>,
     ) -> Result<Response<ListShardsResponse>, Status> {
-        self.blocking(Self::list_shards_now).await
+        self.shards().await.map(Response::new).map_err(|error| status::to_tonic(&error))
     }
 
     async fn compact(

@@ -28,3 +28,4 @@ pub use self::node::{Inbound, LogLimits, Members, Node};
 pub use self::place::Place;
 pub use self::proposals::Budget;
 pub use self::room::Room;
+pub use self::transport::Answers;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use super::log::{GroupLog, LogStore};
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::place::Place;
 use super::state::{ReplicaState, StateLog};
-use super::transport::Receiver;
+use super::transport::{Answers, Receiver};
 use super::types::{GroupId, NodeName, ReplicaId};
 use crate::error::{Error, Reason, Result};
 use crate::storage::Environment;
@@ -59,6 +59,7 @@ pub struct Node {
     members: Members,
     groups: BTreeMap<GroupId, Arc<Group>>,
     places: BTreeMap<GroupId, Arc<Place>>,
+    answers: OnceLock<Arc<dyn Answers>>,
     log: Arc<LogStore>,
     limits: LogLimits,
     inbox: PathBuf,
@@ -104,10 +105,18 @@ impl Node {
         }
         let runtime = Handle::current();
         let places = places.into_iter().map(|place| (place.id(), place)).collect();
-        let groups = started;
-        let node =
-            Self { settings, members, groups, places, log, limits, inbox, stopping, runtime };
-        Ok(Arc::new(node))
+        Ok(Arc::new(Self {
+            settings,
+            members,
+            groups: started,
+            places,
+            answers: OnceLock::new(),
+            log,
+            limits,
+            inbox,
+            stopping,
+            runtime,
+        }))
     }
 
     /// Starts what runs beside the groups: founds the new ones, cuts logs, spreads leaders.
@@ -129,6 +138,12 @@ impl Node {
     /// A group of this node.
     pub fn group(&self, id: GroupId) -> Option<&Arc<Group>> {
         self.groups.get(&id)
+    }
+
+    /// From here on other nodes' questions are answered, by `answers`. Once.
+    pub fn answer_with(&self, answers: Arc<dyn Answers>) {
+        let first = self.answers.set(answers).is_ok();
+        assert!(first, "a node has one who answers");
     }
 
     /// The place of a group.
@@ -309,6 +324,18 @@ impl Receiver for Inbound {
         let Some((envelope, request)) = Request::decode(&message) else {
             return reply(malformed());
         };
+        if let Request::Ask(question) = request {
+            return match self.0.answers.get() {
+                Some(answers) if envelope.cluster == self.0.settings.cluster => {
+                    let answer = answers.answer(from, question);
+                    Box::pin(async move { Reply::Told(answer.await).encode() })
+                }
+                _ => {
+                    let why = format!("{} answers no questions of it", self.0.settings.node);
+                    reply(Reply::Refused(Refusal::NotHere(why)))
+                }
+            };
+        }
         match self.0.addressed(from, &envelope, &request) {
             Err(refusal) => reply(Reply::Refused(refusal)),
             Ok(group) => {

@@ -23,6 +23,7 @@ use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::peers::{GrpcTransport, Local, PeerService};
 use crate::raft::types::GroupId;
 use crate::raft::{self, Budget, Inbound, LogLimits, Node, Place, Room, Settings};
+use crate::router::{Answerer, Router};
 use crate::shard::Shard;
 use crate::storage::Environment;
 use crate::telemetry::{ComponentHealth, Status};
@@ -47,6 +48,7 @@ pub(super) struct Cluster {
     environment: Arc<dyn Environment>,
     log: Arc<LogStore>,
     places: Vec<Arc<Place>>,
+    router: Router,
     node: Arc<OnceLock<Arc<Node>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stopping: CancellationToken,
@@ -84,7 +86,11 @@ impl Cluster {
             PeerService::new(Arc::clone(&local), Arc::new(RealFileSystem), age, stopping.clone());
         let transport =
             Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), None));
-        let places = (0..config.hash_ring.shards).map(|id| Place::new(GroupId(id))).collect();
+        let places: Vec<_> =
+            (0..config.hash_ring.shards).map(|id| Place::new(GroupId(id))).collect();
+        let shard =
+            |place: &Arc<Place>| Shard::replicated(ShardId(place.id().0), Arc::clone(place));
+        let router = Router::new(places.iter().map(shard).collect());
         Ok(Self {
             config: config.clone(),
             directory: Mutex::new(Some(directory)),
@@ -94,17 +100,16 @@ impl Cluster {
             environment,
             log: Arc::new(log),
             places,
+            router,
             node: Arc::default(),
             tasks: Mutex::default(),
             stopping,
         })
     }
 
-    /// The cluster's shards; they serve once [`Self::join`] has returned.
-    pub(super) fn shards(&self) -> Vec<Shard> {
-        let shard =
-            |place: &Arc<Place>| Shard::replicated(ShardId(place.id().0), Arc::clone(place));
-        self.places.iter().map(shard).collect()
+    /// Routes to the cluster's shards; it serves once [`Self::join`] has returned.
+    pub(super) fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// What peers call.
@@ -175,6 +180,7 @@ impl Cluster {
             self.stopping.clone(),
         );
         let node = node.await.map_err(|error| Error::Storage(error.to_string()))?;
+        node.answer_with(Arc::new(Answerer::new(self.router())));
         assert!(self.node.set(Arc::clone(&node)).is_ok(), "a node joins once");
         self.service.receive_with(Arc::new(Inbound(Arc::clone(&node))));
         *self.tasks.lock() = node.start_tasks();
