@@ -73,6 +73,7 @@ async fn look(node: &Node, group: &Group, state: &ClusterState, watch: &mut Watc
     let answers = state.members.iter().filter(|(_, member)| answering.contains(&member.meta));
     let reached: BTreeSet<NodeName> = answers.map(|(name, _)| name.clone()).collect();
     watch.note(state, &reached);
+    tracing::trace!(?reached, lag = ?group.status().lag, "governs");
     give_up(node, state, &reached, watch).await?;
 
     let gone = watch.silent_for(election_timeout * GONE_TIMEOUTS);

@@ -5,6 +5,7 @@ mod access;
 mod clients;
 mod cluster;
 mod invariants;
+mod moves;
 mod nemesis;
 mod network;
 mod operators;

@@ -21,6 +21,10 @@ impl Nemesis {
     /// One thing that an operator does.
     pub(super) async fn operate(&mut self) {
         self.part().await;
+        if !self.lost.is_empty() {
+            // Whoever drains another node now may leave too few.
+            return self.remove_lost().await;
+        }
         match self.random.random_range(0..11) {
             0..4 => self.join().await,
             4 | 5 => {
@@ -98,9 +102,6 @@ impl Nemesis {
     }
 
     async fn change_settings(&mut self) {
-        if !self.lost.is_empty() {
-            return;
-        }
         let (replication_factor, moves_max) =
             (self.random.random_range(1..=3), self.random.random_range(1..=4));
         let _ = self

@@ -87,7 +87,7 @@ impl Plan {
     }
 
     /// The same with members that come and go.
-    pub(super) fn with_members(mut self, random: &mut StdRng) -> Self {
+    fn with_members(mut self, random: &mut StdRng) -> Self {
         self.appetite.members = true;
         self.shape.founders = random.random_range(1..=4);
         self.shape.spares = random.random_range(1..=4);

@@ -1,0 +1,139 @@
+//! Stories of replicas that move, and of what a crash makes a node forget about it.
+//!
+//! What a node knows to be agreed on is in its log durably, but that it is agreed on may be forgotten in a power cut: then its copy of the cluster's state is one from before, until it
+//! hears from others. In that time it must neither erase a replica that the old state does not name yet, nor make one again that the old state still names.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::cluster::{Cluster, Shape, newcomer};
+use super::run::simulate;
+use super::stories::{GROUP, put, shape, wait};
+use crate::raft::planted::{self, Bug};
+
+/// The node that joins.
+const NEWCOMER: usize = 3;
+
+/// Seeds of a story that needs luck: what exactly the power cut takes.
+const SEEDS: u64 = 40;
+
+/// Three founders, and a fourth node that may join.
+async fn founded(seed: u64) -> Arc<Cluster> {
+    let cluster = Cluster::new(Shape { spares: 1, groups: 4, ..shape() }, seed);
+    cluster.start_all().await.expect("empty disks that work");
+    wait("somebody leads", || cluster.leader(GROUP).is_some()).await;
+    put(&cluster, 0, 1).await;
+    cluster
+}
+
+async fn join(cluster: &Cluster) {
+    let name = cluster.name(NEWCOMER).clone();
+    let asked = cluster.running(0).expect("up").node;
+    let meta = asked.meta().change(|state| {
+        state.admit(newcomer(&name))?;
+        Ok(state.members[&name].meta)
+    });
+    cluster.joined(NEWCOMER, meta.await.expect("there is room"));
+    cluster.start(NEWCOMER).await.expect("a disk that works");
+}
+
+fn held(cluster: &Cluster, node: usize) -> Vec<u64> {
+    let running = cluster.running(node).expect("up");
+    running.node.groups().iter().map(|group| group.replica()).collect()
+}
+
+/// Power is cut at `node` now, and it comes back without hearing from anybody.
+async fn cut_power(cluster: &Cluster, node: usize) {
+    cluster.crash(node, false);
+    cluster.network.isolate(node);
+    cluster.start(node).await.expect("a disk that works");
+    sleep(Duration::from_secs(5)).await;
+}
+
+#[test]
+fn a_node_that_joins_takes_its_share_and_one_that_leaves_gives_it_back() {
+    simulate(1, async || {
+        let cluster = founded(1).await;
+        join(&cluster).await;
+        wait("it has its share", || cluster.arrived().is_ok()).await;
+        assert_eq!(held(&cluster, NEWCOMER).len(), 3, "of four groups with three replicas each");
+        put(&cluster, NEWCOMER, 2).await;
+        let leaver = cluster.name(0).clone();
+        let asked = cluster.running(1).expect("up").node;
+        asked.meta().change(|state| state.remove(&leaver)).await.expect("three are left");
+        let left = || cluster.state().is_some_and(|state| !state.members.contains_key(&leaver));
+        wait("it has left", left).await;
+        wait("all is where it is to be", || cluster.arrived().is_ok()).await;
+        put(&cluster, NEWCOMER, 3).await;
+        cluster.end().await;
+    });
+}
+
+/// A replica comes; in that moment power is cut. Whether it is still there.
+async fn lose_power_when_a_replica_comes(seed: u64) -> bool {
+    let cluster = founded(seed).await;
+    join(&cluster).await;
+    wait("a replica comes", || !held(&cluster, NEWCOMER).is_empty()).await;
+    let before = held(&cluster, NEWCOMER);
+    cut_power(&cluster, NEWCOMER).await;
+    let after = held(&cluster, NEWCOMER);
+    cluster.end().await;
+    before.iter().all(|replica| after.contains(replica))
+}
+
+#[test]
+fn a_replica_survives_that_its_node_forgets_that_it_was_to_come() {
+    for seed in 0..SEEDS / 4 {
+        assert!(
+            simulate(seed, async || lose_power_when_a_replica_comes(seed).await),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_node_that_erases_what_an_old_state_does_not_name_is_caught() {
+    let survives = |seed| {
+        let story = || simulate(seed, async || lose_power_when_a_replica_comes(seed).await);
+        planted::with(Bug::BlindErase, story)
+    };
+    assert!((0..SEEDS).any(|seed| !survives(seed)));
+}
+
+/// A replica goes; in that moment power is cut. Whether it has come back.
+async fn lose_power_when_a_replica_goes(seed: u64) -> bool {
+    let cluster = founded(seed).await;
+    let before: Vec<_> = (0..3).map(|node| held(&cluster, node)).collect();
+    join(&cluster).await;
+    let gone = |node: usize| held(&cluster, node).len() < before[node].len();
+    wait("a replica goes", || (0..3).any(gone)).await;
+    let node = (0..3).find(|node| gone(*node)).expect("it was waited for");
+    let then = held(&cluster, node);
+    let erased = before[node].iter().find(|replica| !then.contains(replica));
+    let erased = *erased.expect("fewer are there");
+    cut_power(&cluster, node).await;
+    let is_back = held(&cluster, node).contains(&erased);
+    cluster.end().await;
+    is_back
+}
+
+#[test]
+fn a_replica_that_was_erased_does_not_come_back() {
+    for seed in 0..SEEDS / 4 {
+        assert!(
+            !simulate(seed, async || lose_power_when_a_replica_goes(seed).await),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_node_that_forgets_what_it_has_erased_is_caught() {
+    let comes_back = |seed| {
+        let story = || simulate(seed, async || lose_power_when_a_replica_goes(seed).await);
+        planted::with(Bug::NoTombstone, story)
+    };
+    assert!((0..SEEDS).any(comes_back));
+}
