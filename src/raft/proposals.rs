@@ -8,8 +8,7 @@
 //! request id: a repeat of it is applied once. What another node has passed on is tried once, here; that node tries again, so that nothing is passed on twice.
 //!
 //! Bounded: at most [`IN_FLIGHT_MAX`] entries of a group wait for their outcome, so that commands gather meanwhile; an entry holds at most
-//! [`ENTRY_BYTES_MAX`] (one command, or what one node passed on, may be larger and then goes alone) and about [`ENTRY_COMMANDS_MAX`]; all commands of a node take their
-//! bytes from one [`Budget`].
+//! [`ENTRY_BYTES_MAX`] (one command, or what one node passed on, may be larger and then goes alone); all commands of a node take their bytes from one [`Budget`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,10 +30,7 @@ pub(super) const IN_FLIGHT_MAX: u32 = 4;
 /// Most bytes of commands that gather in one entry.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// Most commands that gather in one entry.
-const ENTRY_COMMANDS_MAX: usize = 4096;
-
-/// Bytes a command costs beside its keys and values.
+/// Bytes a command costs beside its keys and values; so no more than 4096 gather in one entry.
 const COMMAND_OVERHEAD_BYTES: usize = 256;
 
 /// When to come back after the budget was spent.
@@ -254,11 +250,10 @@ impl Proposals {
     /// on is refused.
     pub(super) fn take(&self, leads: bool) -> Vec<Queued> {
         let mut waiting = self.waiting.lock();
-        let (mut taken, mut bytes, mut count) = (Vec::new(), 0, 0);
+        let (mut taken, mut bytes) = (Vec::new(), 0);
         while let Some(next) = waiting.queue.front() {
             bytes += next.commands().iter().map(size_bytes).sum::<usize>();
-            count += next.commands().len();
-            if !taken.is_empty() && (bytes > ENTRY_BYTES_MAX || count > ENTRY_COMMANDS_MAX) {
+            if !taken.is_empty() && bytes > ENTRY_BYTES_MAX {
                 break;
             }
             let next = waiting.queue.pop_front().expect("it was just looked at");
@@ -373,3 +368,6 @@ fn not_leading() -> Error {
 fn stopping() -> Error {
     Error::new(Reason::NotServing, "the node is stopping")
 }
+
+#[cfg(test)]
+mod tests;
