@@ -123,6 +123,11 @@ impl Process {
     /// Asks it to stop and waits until it has.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         let child = self.child.as_mut().expect("it runs");
         loop {
@@ -130,7 +135,7 @@ impl Process {
                 self.child = None;
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} does not stop:\n{}", self.name, self.tail());
+            assert!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.tail());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -145,6 +150,12 @@ impl Process {
     pub(crate) fn wait(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.wait().expect("it is ours");
+    }
+
+    /// Takes away all that it has stored; it does not run.
+    pub(crate) fn wipe(&self) {
+        assert!(!self.is_running(), "{} uses its directory", self.name);
+        std::fs::remove_dir_all(self.directory.join("data")).expect("it has one");
     }
 
     fn log(&self) -> PathBuf {

@@ -1,8 +1,8 @@
 //! Three nodes: killed, paused, stopped, cut off from each other.
 
-use crate::cluster::Setup;
+use crate::cluster::{Cluster, Setup};
 use crate::nemesis::{self, Cut};
-use crate::story::{Scene, run};
+use crate::story::{Scene, TURN, run};
 
 /// A test for each fault.
 macro_rules! three_nodes {
@@ -45,4 +45,22 @@ three_nodes! {
 async fn nodes_that_are_stopped_one_after_the_other_fail_no_repeated_operation() {
     let shared = run("three, stops", Setup::of(3), nemesis::stop_one_after_the_other).await;
     assert_eq!(shared.failures(), Vec::<String>::new());
+}
+
+/// With its directory went what it has voted and acknowledged: the process says so and ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_directory_was_wiped_ends_with_what_to_do() {
+    let _turn = TURN.lock().await;
+    let mut cluster = Cluster::start(&Setup::of(3)).await;
+    cluster.kill_node(0);
+    cluster.nodes[0].wipe();
+    cluster.start_node(0);
+    let status = cluster.nodes[0].ended().await;
+    let log = cluster.nodes[0].tail();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let last = log.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with("kvstore: ") && last.contains("was wiped or replaced; remove it"),
+        "{log}"
+    );
 }
