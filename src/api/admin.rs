@@ -109,8 +109,15 @@ impl AdminApi {
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
     fn list_shards_now(&self) -> Result<ListShardsResponse> {
-        let stored: HashMap<u32, EngineStatus> =
-            self.api.0.router.status()?.into_iter().map(|it| (it.id.0, it.engine)).collect();
+        let stored: HashMap<u32, EngineStatus> = self
+            .api
+            .0
+            .router
+            .shards()
+            .iter()
+            .filter_map(|shard| shard.status().ok())
+            .map(|it| (it.id.0, it.engine))
+            .collect();
         let mut shards = self.cluster().shards();
         for shard in &mut shards {
             if let Some(stored) = stored.get(&shard.id) {

@@ -53,6 +53,9 @@ pub(super) struct Cluster {
     stopping: CancellationToken,
 }
 
+/// What the meta group is called in the node's health.
+const META: &str = "meta group";
+
 /// Entries that a replica may lag behind its own log and still be ready: more than wait under any load, few enough to be applied within a second.
 const APPLY_LAG_MAX: u64 = 10_000;
 
@@ -210,7 +213,7 @@ impl Cluster {
         })
     }
 
-    /// The health of every shard that is here, by name.
+    /// The health of every shard that is here, by name, and of the meta group.
     pub(super) fn health(&self) -> ComponentHealth {
         let waits = |reason: &str| {
             ComponentHealth::new(Status::OutOfService).detail("reason", reason.to_owned())
@@ -228,7 +231,9 @@ impl Cluster {
             .status()
             .into_iter()
             .map(|status| (ShardId(status.group.0).to_string(), shard_health(status)));
-        ComponentHealth::composite(shards.collect::<BTreeMap<_, _>>())
+        let meta = node.group(GroupId::META).map(|group| shard_health(group.status()));
+        let meta = meta.map(|health| (META.to_owned(), health));
+        ComponentHealth::composite(shards.chain(meta).collect::<BTreeMap<_, _>>())
     }
 
     /// Hands the leadership of all shards to other nodes.

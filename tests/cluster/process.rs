@@ -25,6 +25,8 @@ const LOG_LINES_SHOWN: usize = 30;
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) grpc: SocketAddr,
+    /// Where it tells of itself.
+    pub(crate) http: SocketAddr,
     directory: PathBuf,
     environment: Vec<(String, String)>,
     child: Option<Child>,
@@ -41,8 +43,21 @@ impl Process {
         environment: Vec<(String, String)>,
     ) -> Self {
         std::fs::create_dir_all(directory).expect("a directory for the node");
-        let directory = directory.to_owned();
-        Self { name: name.to_owned(), grpc, directory, environment, child: None, starts: 0 }
+        let (name, directory) = (name.to_owned(), directory.to_owned());
+        let http = (Ipv4Addr::LOCALHOST, free_port()).into();
+        Self { name, grpc, http, directory, environment, child: None, starts: 0 }
+    }
+
+    /// Has it started with another setting from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Removes all that it has stored.
+    pub(crate) fn wipe(&self) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        std::fs::remove_dir_all(self.directory.join("data")).expect("it has been started before");
     }
 
     pub(crate) fn start(&mut self) {
@@ -56,7 +71,7 @@ impl Process {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NODE_ID", &self.name)
             .env("NODE_HOST", "127.0.0.1")
-            .env("SERVER_PORT", "0")
+            .env("SERVER_PORT", self.http.port().to_string())
             .env("KVSTORE_GRPC_PORT", self.grpc.port().to_string())
             .env("KVSTORE_STORAGE_DATADIR", "data")
             .env("LOGGING_FILE_NAME", "")
@@ -123,6 +138,11 @@ impl Process {
     /// Asks it to stop and waits until it has.
     pub(crate) async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.ends().await
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn ends(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         let child = self.child.as_mut().expect("it runs");
         loop {
@@ -130,7 +150,7 @@ impl Process {
                 self.child = None;
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} does not stop:\n{}", self.name, self.tail());
+            assert!(Instant::now() < deadline, "{} does not end:\n{}", self.name, self.tail());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
