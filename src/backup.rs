@@ -151,7 +151,26 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::new(Reason::InvalidRequest, message))
 }
 
+/// A restored backup is a node with all its data; one of some shards would be a node that has lost the others.
+fn check_all_here(shards: &[Shard]) -> Result<()> {
+    let here: Vec<_> = shards
+        .iter()
+        .filter(|shard| shard.is_here())
+        .map(|shard| shard.id().0.to_string())
+        .collect();
+    if here.len() == shards.len() {
+        return Ok(());
+    }
+    let has = if here.is_empty() { "none".to_owned() } else { here.join(", ") };
+    let message = format!(
+        "a backup is of all {} shards of a cluster, and this node has {has} of them; make it on a node that has all",
+        shards.len()
+    );
+    Err(Error::new(Reason::FailedPrecondition, message))
+}
+
 fn write(path: &Path, node: &str, engine: &str, shards: &[Shard]) -> Result<Made> {
+    check_all_here(shards)?;
     fs::create_dir_all(path).map_err(|error| failed("create", path, error))?;
     let mut keys = 0;
     for shard in shards {

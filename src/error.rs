@@ -100,6 +100,38 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All there are, in order.
+    const ALL: [Self; 28] = [
+        Self::KeyNotFound,
+        Self::InvalidKey,
+        Self::InvalidJson,
+        Self::InvalidValue,
+        Self::InvalidTtl,
+        Self::InvalidRange,
+        Self::InvalidLimit,
+        Self::InvalidPageToken,
+        Self::InvalidRequestId,
+        Self::InvalidConsistency,
+        Self::InvalidVersion,
+        Self::UnknownField,
+        Self::InvalidRequest,
+        Self::LimitExceeded,
+        Self::VersionMismatch,
+        Self::Overloaded,
+        Self::DiskFull,
+        Self::NotServing,
+        Self::ReadOnly,
+        Self::NoLeader,
+        Self::NoQuorum,
+        Self::OutcomeUnknown,
+        Self::DeadlineExceeded,
+        Self::FailedPrecondition,
+        Self::UnknownPath,
+        Self::MethodNotAllowed,
+        Self::Corruption,
+        Self::Internal,
+    ];
+
     /// The stable name, as in `ErrorInfo.reason`.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -132,6 +164,11 @@ impl Reason {
             Self::Corruption => "CORRUPTION",
             Self::Internal => "INTERNAL",
         }
+    }
+
+    /// The reason with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
     /// What the caller has to do about it.
@@ -282,3 +319,18 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_known_by_its_name() {
+        for (position, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, position, "{reason:?} stands where it is declared");
+            assert_eq!(Reason::from_name(reason.as_str()), Some(reason));
+        }
+        assert_eq!(Reason::Internal as usize + 1, Reason::ALL.len(), "the last one");
+        assert_eq!(Reason::from_name("NO_SUCH_REASON"), None);
+    }
+}

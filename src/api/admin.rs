@@ -26,7 +26,6 @@ use crate::proto::admin::{
     ReplaceNodeResponse, StatusRequest, StatusResponse, UpdateClusterSettingsRequest,
     UpdateClusterSettingsResponse,
 };
-use crate::storage::EngineStatus;
 use crate::telemetry::{self, Health};
 use crate::types::ShardId;
 
@@ -108,20 +107,16 @@ impl AdminApi {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
-    fn list_shards_now(&self) -> Result<ListShardsResponse> {
-        let stored: HashMap<u32, EngineStatus> = self
-            .api
-            .0
-            .router
-            .shards()
-            .iter()
-            .filter_map(|shard| shard.status().ok())
-            .map(|it| (it.id.0, it.engine))
-            .collect();
+    async fn shards(&self) -> Result<ListShardsResponse> {
         let mut shards = self.cluster().shards();
+        let figures = self.api.0.router.figures().await?;
+        let figures: HashMap<u32, _> = figures.into_iter().map(|it| (it.shard.0, it)).collect();
         for shard in &mut shards {
-            if let Some(stored) = stored.get(&shard.id) {
-                (shard.keys, shard.bytes) = (stored.keys as f64, stored.bytes as f64);
+            if let Some(figures) = figures.get(&shard.id) {
+                (shard.keys, shard.bytes) = (figures.keys as f64, figures.bytes as f64);
+                if let Some(leader) = &figures.leader {
+                    shard.leader.clone_from(&leader.0);
+                }
             }
         }
         Ok(ListShardsResponse { shards })
@@ -251,7 +246,7 @@ impl AdminService for AdminApi {
         &self,
         _: Request<ListShardsRequest>,
     ) -> Result<Response<ListShardsResponse>, Status> {
-        self.blocking(Self::list_shards_now).await
+        self.shards().await.map(Response::new).map_err(|error| status::to_tonic(&error))
     }
 
     async fn compact(

@@ -14,7 +14,7 @@ use crate::proto::v1::{
     DeleteResponse, GetRequest, GetResponse, GetRingResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, StatsResponse, get_response, item, put_request,
 };
-use crate::router::{Freshness, Item, Put, Query};
+use crate::router::{Figures, Freshness, Item, Put, Query};
 use crate::shard::Document;
 use crate::storage::Direction;
 use crate::telemetry::{self, Op};
@@ -251,18 +251,18 @@ impl Api {
 
     /// Counts what is stored and what was done.
     pub(super) async fn stats(&self) -> Result<StatsResponse> {
+        let figures = self.0.router.figures().await?;
         let api = self.clone();
-        let collected = tokio::task::spawn_blocking(move || api.collect_stats()).await;
-        collected.unwrap_or_else(|error| Err(Error::new(Reason::Internal, error.to_string())))
+        let collected = tokio::task::spawn_blocking(move || api.collect_stats(figures)).await;
+        collected.map_err(|error| Error::new(Reason::Internal, error.to_string()))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
-    fn collect_stats(&self) -> Result<StatsResponse> {
+    fn collect_stats(&self, figures: Vec<Figures>) -> StatsResponse {
         let environment = self.0.node.environment.status();
-        let shards: Vec<v1::ShardStats> =
-            self.0.router.status()?.into_iter().map(v1::ShardStats::from).collect();
+        let shards: Vec<_> = figures.into_iter().map(v1::ShardStats::from).collect();
         let operations = self.0.metrics.operations();
-        Ok(StatsResponse {
+        StatsResponse {
             keys: shards.iter().map(|shard| shard.keys).sum(),
             bytes: shards.iter().map(|shard| shard.bytes).sum(),
             disk_bytes: environment.disk_bytes as f64,
@@ -271,7 +271,7 @@ impl Api {
             shards,
             node: self.0.node.id.clone(),
             uptime_seconds: self.uptime().as_secs_f64(),
-        })
+        }
     }
 }
 
@@ -321,15 +321,15 @@ impl From<Item> for v1::Item {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures are exact to 2^53, as the API says")]
-impl From<crate::shard::ShardStatus> for v1::ShardStats {
-    fn from(status: crate::shard::ShardStatus) -> Self {
+impl From<Figures> for v1::ShardStats {
+    fn from(figures: Figures) -> Self {
         Self {
-            shard: status.id.0,
-            keys: status.engine.keys as f64,
-            bytes: status.engine.bytes as f64,
-            version: status.last_version.0 as f64,
-            writes: status.writes as f64,
-            reads: status.reads as f64,
+            shard: figures.shard.0,
+            keys: figures.keys as f64,
+            bytes: figures.bytes as f64,
+            version: figures.last_version.0 as f64,
+            writes: figures.writes as f64,
+            reads: figures.reads as f64,
         }
     }
 }

@@ -6,19 +6,19 @@
 //! |---|---|
 //! | 0 | version, `1` |
 //! | 1..17 | cluster |
-//! | varint | group |
-//! | varint | replica that sends; 0: a node that passes on what a caller asks (propose, move leader) |
+//! | varint | group; 0 for ask |
+//! | varint | replica that sends; 0: a node that passes on what a caller asks (propose, move leader, ask) |
 //! | varint | replica that is meant; 0: whichever is on the node (the same) |
-//! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index, `7` snapshot: the header before its files, `8` move leader |
-//! | rest | append, votes, transfer and the leader's vote of a snapshot: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing; move leader: the node (slice) |
+//! | 1 | kind: `1` append, `2` vote, `3` pre-vote, `4` transfer of leadership, `5` propose, `6` read index, `7` snapshot: the header before its files, `8` move leader, `9` ask |
+//! | rest | append, votes, transfer and the leader's vote of a snapshot: see `encoding.rs`; propose: a proposal whose stamp says nothing (`command/encoding.rs`); read index: nothing; move leader: the node (slice); ask: bytes of the layers above |
 //!
 //! # A reply
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 0 | version, `1` |
-//! | 1 | kind: `0` refused, `1` append, `2` vote, `3` transferred, `4` applied, `5` read index, `6` installed |
-//! | rest | refused: a [`Refusal`], its tag (1: `1` to `8`), and for `2` the leader's node (slice, empty: not known), for the others a text (slice). append and vote: see `encoding.rs`; transferred: done (1); applied: outcomes; read index: a log id, maybe; installed: a vote |
+//! | 1 | kind: `0` refused, `1` append, `2` vote, `3` transferred, `4` applied, `5` read index, `6` installed, `7` told |
+//! | rest | refused: a [`Refusal`], its tag (1: `1` to `8`), and for `2` the leader's node (slice, empty: not known), for the others a text (slice). append and vote: see `encoding.rs`; transferred: done (1); applied: outcomes; read index: a log id, maybe; installed: a vote; told: bytes of the layers above |
 //!
 //! A message that does not name this cluster, group and replica is refused before openraft sees it.
 
@@ -48,12 +48,14 @@ const PROPOSE: u8 = 5;
 const READ_INDEX: u8 = 6;
 const SNAPSHOT: u8 = 7;
 const MOVE_LEADER: u8 = 8;
+const ASK: u8 = 9;
 
 const REFUSED: u8 = 0;
 const TRANSFERRED: u8 = 3;
 const APPLIED: u8 = 4;
 const INDEX: u8 = 5;
 const INSTALLED: u8 = 6;
+const TOLD: u8 = 7;
 
 /// Who speaks to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,8 @@ pub enum Request {
     Snapshot(Vote),
     /// As leader, hands leadership to the replica on that node, because an operator of another node asks for it.
     MoveLeader(NodeName),
+    /// Not of a replica but of the node: answers a question of the layers above, about whatever it has.
+    Ask(Bytes),
 }
 
 /// The answer of a replica.
@@ -113,6 +117,8 @@ pub enum Reply {
     ReadIndex(Option<LogId>),
     /// To [`Request::Snapshot`]: taken over, or not needed; the replica's vote.
     Installed(Vote),
+    /// To [`Request::Ask`]: the answer.
+    Told(Bytes),
 }
 
 /// Why a request was not done.
@@ -139,7 +145,7 @@ pub enum Refusal {
 impl Request {
     /// Whether a node may ask it of whichever replica another node has.
     pub const fn is_of_caller(&self) -> bool {
-        matches!(self, Self::Propose(_) | Self::MoveLeader(_))
+        matches!(self, Self::Propose(_) | Self::MoveLeader(_) | Self::Ask(_))
     }
 
     /// The bytes that travel.
@@ -180,6 +186,10 @@ impl Request {
                 buffer.push(MOVE_LEADER);
                 put_slice(&mut buffer, node.0.as_bytes());
             }
+            Self::Ask(question) => {
+                buffer.push(ASK);
+                buffer.extend_from_slice(question);
+            }
         }
         buffer.into()
     }
@@ -206,6 +216,7 @@ impl Request {
             READ_INDEX => Self::ReadIndex,
             SNAPSHOT => Self::Snapshot(read_vote(&mut cursor)?),
             MOVE_LEADER => Self::MoveLeader(NodeName(read_text(&mut cursor)?.to_owned())),
+            ASK => Self::Ask(bytes.slice_ref(cursor.bytes(cursor.rest().len())?)),
             _ => return None,
         };
         cursor.is_empty().then_some((envelope, request))
@@ -243,6 +254,11 @@ impl Reply {
                 buffer.push(INSTALLED);
                 put_vote(&mut buffer, vote);
             }
+            Self::Told(answer) => {
+                buffer.reserve_exact(1 + answer.len());
+                buffer.push(TOLD);
+                buffer.extend_from_slice(answer);
+            }
         }
         buffer.into()
     }
@@ -264,6 +280,7 @@ impl Reply {
             }
             INDEX => Self::ReadIndex(read_maybe_log_id(&mut cursor)?),
             INSTALLED => Self::Installed(read_vote(&mut cursor)?),
+            TOLD => Self::Told(bytes.slice_ref(cursor.bytes(cursor.rest().len())?)),
             _ => return None,
         };
         cursor.is_empty().then_some(reply)
@@ -371,6 +388,19 @@ mod tests {
             for end in 0..bytes.len() {
                 assert_ne!(Reply::decode(&bytes.slice(..end)), Some(reply.clone()));
             }
+        }
+    }
+
+    #[test]
+    fn what_the_layers_above_say_is_carried_as_it_is() {
+        for said in ["", "anything"].map(Bytes::from) {
+            let request = Request::Ask(said.clone()).encode(&ENVELOPE);
+            let Some((_, Request::Ask(read))) = Request::decode(&request) else {
+                panic!("{said:?} was not read")
+            };
+            assert_eq!(read, said);
+            let reply = Reply::Told(said);
+            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
         }
     }
 

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::group::Group;
 use super::place::Place;
 use super::types::random_id;
 use crate::cluster::{ClusterState, Refused};
@@ -57,6 +58,13 @@ impl Meta {
         &self.place
     }
 
+    fn group(&self) -> Result<Arc<Group>> {
+        self.place.seated().ok_or_else(|| {
+            let message = "this node has not met its cluster yet; nothing was changed";
+            Error::new(Reason::NotServing, message)
+        })
+    }
+
     /// What the cluster has agreed on, as far as this node has heard; `None` while it has heard nothing.
     pub fn state(&self) -> Option<Arc<ClusterState>> {
         self.known.borrow().as_ref().map(|known| Arc::clone(&known.state))
@@ -86,7 +94,7 @@ impl Meta {
     }
 
     async fn confirm(&self) -> Result<Known> {
-        let group = self.place.group()?;
+        let group = self.group()?;
         group.confirm().await?;
         self.look()?.ok_or_else(|| {
             let message = "the cluster is being founded; ask again in a moment";
@@ -131,7 +139,7 @@ impl Meta {
     ///
     /// NOT_SERVING; CORRUPTION when it is none.
     fn look(&self) -> Result<Option<Known>> {
-        let group = self.place.group()?;
+        let group = self.group()?;
         let version = self.version();
         let key = record::document_key(STATE_KEY.as_bytes());
         let found = group.state().with_engine(|engine| {

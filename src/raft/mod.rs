@@ -32,3 +32,4 @@ pub use self::node::{Inbound, LogLimits, Node, Origin, Parts};
 pub use self::place::Place;
 pub use self::proposals::Budget;
 pub use self::room::Room;
+pub use self::transport::Answers;

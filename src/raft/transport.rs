@@ -66,6 +66,12 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, Failure>>;
 }
 
+/// What the layers above do with the questions of other nodes, which are bytes to this one.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers `from`, which is proven. It must not ask another node for it: a question goes one hop.
+    fn answer(&self, from: &NodeName, question: Bytes) -> BoxFuture<'static, Bytes>;
+}
+
 /// What a node does with what arrives. `from` is proven.
 pub trait Receiver: Send + Sync + 'static {
     /// Handles a message; the reply's bytes.

@@ -1,4 +1,4 @@
-//! One page over all shards: a merge of one scan for each shard.
+//! One page over many shards: a merge of one scan for each shard that is here, and a merge of the pages of several nodes.
 //!
 //! Every scan is of the moment at which the page began it, so that each shard's part of a page is one moment. Nothing is kept
 //! between pages: a page continues after the last key of the one before.
@@ -9,7 +9,7 @@ use std::collections::binary_heap::PeekMut;
 
 use super::query::{PageLimits, Query};
 use crate::error::{Error, Reason, Result};
-use crate::shard::{DocumentScan, Shard, key_text};
+use crate::shard::{DocumentScan, ShardReader, key_text};
 use crate::storage::Direction;
 use crate::types::{Key, Value, Version};
 
@@ -36,14 +36,13 @@ pub struct Page {
 }
 
 /// The first page of `query`.
-pub(super) fn page(shards: &[Shard], query: &Query, limits: PageLimits) -> Result<Page> {
+pub(super) fn page(readers: &[ShardReader], query: &Query, limits: PageLimits) -> Result<Page> {
     let mut page = Page { items: Vec::new(), more: false };
     if query.range().is_empty() {
         return Ok(page);
     }
-    let readers = shards.iter().map(Shard::reader).collect::<Result<Vec<_>>>()?;
-    let mut sources = BinaryHeap::with_capacity(shards.len());
-    for reader in &readers {
+    let mut sources = BinaryHeap::with_capacity(readers.len());
+    for reader in readers {
         let scan = reader.scan(query.range(), query.direction())?;
         sources.extend(Source::open(scan, query)?);
     }
@@ -61,6 +60,39 @@ pub(super) fn page(shards: &[Shard], query: &Query, limits: PageLimits) -> Resul
         }
     }
     Ok(page)
+}
+
+/// The first page over all that `pages` are of, which have no key in common.
+///
+/// A page that has more to follow says nothing about what comes after its last key, so the joined one ends there at the latest.
+pub(super) fn join(mut pages: Vec<Page>, direction: Direction, limits: PageLimits) -> Page {
+    if pages.len() == 1
+        && let Some(page) = pages.pop()
+    {
+        return page;
+    }
+    let order = |a: &Key, b: &Key| match direction {
+        Direction::Forward => a.cmp(b),
+        Direction::Reverse => b.cmp(a),
+    };
+    let ends = pages.iter().filter(|page| page.more).filter_map(|page| page.items.last());
+    let end = ends.map(|item| item.key.clone()).min_by(order);
+    // Each page is in order already, which a stable sort makes use of.
+    let mut items: Vec<_> = pages.into_iter().flat_map(|page| page.items).collect();
+    items.sort_by(|a, b| order(&a.key, &b.key));
+    let known = end.as_ref().map_or(items.len(), |end| {
+        items.partition_point(|item| order(&item.key, end) != Ordering::Greater)
+    });
+    let mut bytes = 0;
+    let fit = items.iter().take(limits.items).take_while(|item| {
+        bytes += item.key.as_bytes().len();
+        bytes += item.value.as_ref().map_or(0, |value| value.bytes().len());
+        bytes <= limits.bytes
+    });
+    let fit = fit.count().max(1).min(known);
+    let more = end.is_some() || fit < items.len();
+    items.truncate(fit);
+    Page { items, more }
 }
 
 /// A shard's scan with the item it stands on.

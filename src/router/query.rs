@@ -86,6 +86,16 @@ impl Query {
         })
     }
 
+    /// The keys in `[start, end)`, for another node. Its tokens are worth nothing.
+    pub(super) const fn of_bounds(
+        start: Vec<u8>,
+        end: Option<Vec<u8>>,
+        direction: Direction,
+        keys_only: bool,
+    ) -> Self {
+        Self { start, end, direction, keys_only, fingerprint: 0 }
+    }
+
     /// The keys that are left to give out.
     pub fn range(&self) -> KeyRange<'_> {
         KeyRange::new(&self.start, self.end.as_deref())

@@ -23,6 +23,7 @@ use crate::raft::log::{LogOptions, LogStore};
 use crate::raft::peers::{GrpcTransport, Local, PeerService};
 use crate::raft::types::GroupId;
 use crate::raft::{self, Budget, Group, Inbound, LogLimits, Node, Parts, Place, Room, Settings};
+use crate::router::{Answerer, Router};
 use crate::shard::Shard;
 use crate::storage::Environment;
 use crate::telemetry::{ComponentHealth, Status};
@@ -48,6 +49,7 @@ pub(super) struct Cluster {
     environment: Arc<dyn Environment>,
     log: Arc<LogStore>,
     places: Vec<Arc<Place>>,
+    router: Router,
     node: Arc<OnceLock<Arc<Node>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stopping: CancellationToken,
@@ -89,7 +91,11 @@ impl Cluster {
         let rate = config.cluster.move_rate;
         let transport =
             Arc::new(GrpcTransport::new(Arc::clone(&local), Arc::new(RealFileSystem), rate));
-        let places = (0..config.hash_ring.shards).map(|id| Place::new(GroupId(id))).collect();
+        let places: Vec<_> =
+            (0..config.hash_ring.shards).map(|id| Place::new(GroupId(id))).collect();
+        let shard =
+            |place: &Arc<Place>| Shard::replicated(ShardId(place.id().0), Arc::clone(place));
+        let router = Router::new(places.iter().map(shard).collect());
         Ok(Self {
             config: config.clone(),
             directory: Mutex::new(Some(directory)),
@@ -99,17 +105,16 @@ impl Cluster {
             environment,
             log: Arc::new(log),
             places,
+            router,
             node: Arc::default(),
             tasks: Mutex::default(),
             stopping,
         })
     }
 
-    /// The cluster's shards; they serve once [`Self::join`] has returned.
-    pub(super) fn shards(&self) -> Vec<Shard> {
-        let shard =
-            |place: &Arc<Place>| Shard::replicated(ShardId(place.id().0), Arc::clone(place));
-        self.places.iter().map(shard).collect()
+    /// Routes to the cluster's shards; it serves once [`Self::join`] has returned.
+    pub(super) fn router(&self) -> Router {
+        self.router.clone()
     }
 
     /// What peers call.
@@ -179,6 +184,7 @@ impl Cluster {
             stopping: self.stopping.clone(),
         });
         let node = node.await.map_err(|error| Error::Storage(error.to_string()))?;
+        node.answer_with(Arc::new(Answerer::new(self.router())));
         assert!(self.node.set(Arc::clone(&node)).is_ok(), "a node joins once");
         self.service.receive_with(Arc::new(Inbound(Arc::clone(&node))));
         let mut tasks = node.start_tasks();

@@ -206,8 +206,10 @@ impl Server {
     /// When it cannot be a member as it is set up; [`Self::stop`] it then.
     pub async fn joined(&mut self) -> Result<(), Error> {
         let Some(joining) = &mut self.joining else { return Ok(()) };
-        joining.await.unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
+        let joined = joining.await;
+        // Also when it failed: nobody may wait for it again.
         self.joining = None;
+        joined.unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
         self.accept(true).await;
         Ok(())
     }

@@ -64,7 +64,7 @@ impl Storage {
             (Some(directory), Some(local)) => {
                 let shared = Arc::clone(&environment);
                 let cluster = Cluster::open(config, directory, local, shared, stopping.clone())?;
-                let router = Router::new(cluster.shards());
+                let router = cluster.router();
                 let cluster = Some(Arc::new(cluster));
                 let committers = Vec::new();
                 Ok(Self { environment, router, cluster, committers, _directory: None })

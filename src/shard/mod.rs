@@ -1,9 +1,9 @@
-//! One shard on this node: propose a change, read what is there.
+//! One shard, from this node: propose a change, read what is here.
 //!
 //! A shard knows keys, values and versions; it knows no protobuf, no other shard and no network. What makes its writes safe is either the engine's own log on
-//! this node alone, behind a [`Committer`], or a Raft group (`raft/`). A read has three steps: [`Shard::prepare`] (a replicated shard asks a quorum whether what is
-//! here is fresh), the read of the engine on the caller's thread, and [`Shard::settled`] (a shard that stands alone waits until what was seen is
-//! durable). The first and the last cost nothing where they are not needed.
+//! this node alone, behind a [`Committer`], or a Raft group (`raft/`), whose replica may be here or not. A read begins with [`Shard::seat`], which tells whether it can be done here, and has
+//! three steps: [`Shard::prepare`] (a replicated shard asks a quorum whether what is here is fresh), the read of the engine on the caller's thread, and [`Shard::settled`] (a
+//! shard that stands alone waits until what was seen is durable). The first and the last cost nothing where they are not needed.
 //!
 //! Promises: a [`Ticket`] that answers `Ok` stands for a write that is as safe as configured and visible to every later read.
 //! A command is applied whole or not at all. Commands apply in the order in which [`Shard::propose`] was called.
@@ -24,7 +24,7 @@ use self::replica::Replica;
 use crate::command::{Change, Command};
 use crate::error::{Error, Reason, Result};
 use crate::machine::record::{self, RowKey, Stored};
-use crate::raft::{self, Place};
+use crate::raft::{self, Group, Place};
 use crate::storage::{self, Direction, EntryRef, KeyRange, StorageEngine};
 use crate::ticket::{Ticket, ticket};
 use crate::types::{Key, ShardId, Value, Version};
@@ -69,6 +69,10 @@ pub struct ShardStatus {
     /// Its group; `None` when it is not replicated.
     pub group: Option<raft::Status>,
 }
+
+/// What a read holds on to from its first step to its last: the replica that was here when it began, although another may take its place meanwhile.
+#[derive(Clone)]
+pub struct Seat(Option<Arc<Group>>);
 
 /// One shard, open for reads and writes. Cheap to clone; clones are the same shard.
 #[derive(Clone)]
@@ -116,7 +120,7 @@ impl Shard {
         Ok(Self { id, source, reads: Arc::default() })
     }
 
-    /// Shard `id` of a cluster. It answers NOT_SERVING until its replica is in `place`.
+    /// Shard `id` of a cluster, whose replica is in `place` or elsewhere.
     pub fn replicated(id: ShardId, place: Arc<Place>) -> Self {
         Self { id, source: Source::Replicated(place), reads: Arc::default() }
     }
@@ -124,6 +128,14 @@ impl Shard {
     /// Which shard it is.
     pub const fn id(&self) -> ShardId {
         self.id
+    }
+
+    /// Where the shard is, in a cluster.
+    pub const fn place(&self) -> Option<&Arc<Place>> {
+        match &self.source {
+            Source::Alone { .. } => None,
+            Source::Replicated(place) => Some(place),
+        }
     }
 
     /// Queues a command; the ticket tells what came of it. The order of calls is the order of application.
@@ -149,8 +161,8 @@ impl Shard {
     /// As [`Self::propose`].
     pub fn tick(&self) -> Result<Option<Ticket>> {
         let due = match &self.source {
-            Source::Alone { replica, .. } => {
-                let now = self.now()?;
+            Source::Alone { replica, clock, .. } => {
+                let now = clock.now();
                 replica.engine.next_expiry().is_some_and(|at| at <= now)
             }
             Source::Replicated(place) => place.seated().is_some_and(|group| group.clock_is_due()),
@@ -162,18 +174,35 @@ impl Shard {
         }
     }
 
+    /// What a read that is to be so fresh may read here; `None`: another node has to be asked.
+    pub fn seat(&self, freshness: Freshness) -> Option<Seat> {
+        match &self.source {
+            Source::Alone { .. } => Some(Seat(None)),
+            Source::Replicated(place) => {
+                place.reader(freshness == Freshness::Stale).map(|group| Seat(Some(group)))
+            }
+        }
+    }
+
+    /// Whether the replica of `seat` still is the one that is here.
+    pub fn holds(&self, seat: &Seat) -> bool {
+        let now = match &self.source {
+            Source::Alone { .. } => return true,
+            Source::Replicated(place) => place.seated(),
+        };
+        now.as_ref().map(Arc::as_ptr) == seat.0.as_ref().map(Arc::as_ptr)
+    }
+
     /// Whether a read may begin now; otherwise [`Self::prepare`] it.
     ///
     /// # Errors
     ///
     /// NO_LEADER for a stale read that would be too stale.
-    pub fn is_prepared(&self, freshness: Freshness) -> Result<bool> {
-        match (&self.source, freshness) {
-            (Source::Alone { .. }, _) => Ok(true),
-            (Source::Replicated(place), Freshness::Stale) => {
-                place.group()?.check_stale().map(|()| true)
-            }
-            (Source::Replicated(_), Freshness::Linearizable | Freshness::Lease) => Ok(false),
+    pub fn is_prepared(&self, seat: &Seat, freshness: Freshness) -> Result<bool> {
+        match (&seat.0, freshness) {
+            (None, _) => Ok(true),
+            (Some(group), Freshness::Stale) => group.check_stale().map(|()| true),
+            (Some(_), Freshness::Linearizable | Freshness::Lease) => Ok(false),
         }
     }
 
@@ -181,10 +210,9 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// NO_LEADER, NO_QUORUM, NOT_SERVING.
-    pub async fn prepare(&self, freshness: Freshness) -> Result<()> {
-        let Source::Replicated(place) = &self.source else { return Ok(()) };
-        let group = place.group()?;
+    /// NO_LEADER, NO_QUORUM; NOT_SERVING when another node may know better.
+    pub async fn prepare(&self, seat: &Seat, freshness: Freshness) -> Result<()> {
+        let Some(group) = &seat.0 else { return Ok(()) };
         match freshness {
             Freshness::Linearizable => group.confirm().await,
             Freshness::Lease => group.confirm_by_lease().await,
@@ -218,11 +246,11 @@ impl Shard {
     /// # Errors
     ///
     /// CORRUPTION or INTERNAL, when the engine cannot read it.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Document>> {
-        self.read(|engine| {
+    pub fn get(&self, seat: &Seat, key: &[u8]) -> Result<Option<Document>> {
+        self.read(seat, |engine| {
             let mut found = Ok(None);
             engine.get_with(&record::document_key(key), &mut |entry| {
-                found = self.document(entry).map(Some);
+                found = self.document(seat, entry).map(Some);
             })?;
             found
         })
@@ -235,16 +263,18 @@ impl Shard {
     /// As [`Self::get`]; and the first that `visit` returns.
     pub fn get_many(
         &self,
+        seat: &Seat,
         keys: &[&[u8]],
         visit: &mut dyn FnMut(usize, Document) -> Result<()>,
     ) -> Result<()> {
         let rows: Vec<_> = keys.iter().map(|key| record::document_key(key)).collect();
         let rows: Vec<&[u8]> = rows.iter().map(RowKey::as_slice).collect();
-        self.read(|engine| {
+        self.read(seat, |engine| {
             let mut result = Ok(());
             engine.get_many(&rows, &mut |position, entry| {
                 if result.is_ok() {
-                    result = self.document(entry).and_then(|document| visit(position, document));
+                    result =
+                        self.document(seat, entry).and_then(|document| visit(position, document));
                 }
             })?;
             result
@@ -255,24 +285,28 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// NOT_SERVING.
-    pub fn reader(&self) -> Result<ShardReader> {
+    /// INTERNAL, for a seat of another shard.
+    pub fn reader(&self, seat: &Seat) -> Result<ShardReader> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        Ok(ShardReader { engine: self.engine()?, now: self.now()? })
+        let engine = match self.seated(seat)? {
+            Seated::Alone(replica, _) => Arc::clone(&replica.engine),
+            Seated::Replica(group) => group.state().engine(),
+        };
+        Ok(ShardReader { engine, now: self.now(seat)? })
     }
 
     /// Figures for operators.
     ///
     /// # Errors
     ///
-    /// NOT_SERVING.
+    /// NOT_SERVING when it is not on this node.
     pub fn status(&self) -> Result<ShardStatus> {
         let (last_version, writes, group) = match &self.source {
             Source::Alone { replica, .. } => {
                 (replica.last_version(), replica.writes.load(Ordering::Relaxed), None)
             }
             Source::Replicated(place) => {
-                let group = place.group()?;
+                let group = place.seated().ok_or_else(|| self.not_here())?;
                 let state = group.state();
                 (state.last_version(), state.writes(), Some(group.status()))
             }
@@ -287,40 +321,69 @@ impl Shard {
         })
     }
 
+    /// Whether the shard, or a replica of it, is on this node.
+    pub fn is_here(&self) -> bool {
+        self.place().is_none_or(|place| place.seated().is_some())
+    }
+
     /// The engine of now, for what concerns it alone: flush, compaction, checkpoints.
     ///
     /// # Errors
     ///
-    /// NOT_SERVING.
+    /// NOT_SERVING when it is not on this node.
     pub fn engine(&self) -> Result<Arc<dyn StorageEngine>> {
         match &self.source {
             Source::Alone { replica, .. } => Ok(Arc::clone(&replica.engine)),
-            Source::Replicated(place) => Ok(place.group()?.state().engine()),
+            Source::Replicated(place) => {
+                Ok(place.seated().ok_or_else(|| self.not_here())?.state().engine())
+            }
         }
     }
 
-    fn read<T>(&self, read: impl FnOnce(&dyn StorageEngine) -> Result<T>) -> Result<T> {
+    fn read<T>(
+        &self,
+        seat: &Seat,
+        read: impl FnOnce(&dyn StorageEngine) -> Result<T>,
+    ) -> Result<T> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        match &self.source {
-            Source::Alone { replica, .. } => read(&*replica.engine),
-            Source::Replicated(place) => place.group()?.state().with_engine(read),
+        match self.seated(seat)? {
+            Seated::Alone(replica, _) => read(&*replica.engine),
+            Seated::Replica(group) => group.state().with_engine(read),
         }
     }
 
-    fn document(&self, entry: EntryRef<'_>) -> Result<Document> {
+    fn document(&self, seat: &Seat, entry: EntryRef<'_>) -> Result<Document> {
         let stored = decode(entry)?;
-        let left = |expires_at| Ok::<_, Error>(seconds_left(expires_at, self.now()?));
+        let left = |expires_at| Ok::<_, Error>(seconds_left(expires_at, self.now(seat)?));
         let ttl_seconds = entry.expires_at.map(left).transpose()?;
         Ok(Document { value: stored.value(), version: stored.version, ttl_seconds })
     }
 
     /// What time it is in the shard.
-    fn now(&self) -> Result<Timestamp> {
-        Ok(match &self.source {
-            Source::Alone { clock, .. } => clock.now(),
-            Source::Replicated(place) => place.group()?.now(),
+    fn now(&self, seat: &Seat) -> Result<Timestamp> {
+        Ok(match self.seated(seat)? {
+            Seated::Alone(_, clock) => clock.now(),
+            Seated::Replica(group) => group.now(),
         })
     }
+
+    fn seated<'a>(&'a self, seat: &'a Seat) -> Result<Seated<'a>> {
+        match (&self.source, &seat.0) {
+            (Source::Alone { replica, clock, .. }, None) => Ok(Seated::Alone(replica, &**clock)),
+            (Source::Replicated(_), Some(group)) => Ok(Seated::Replica(group)),
+            _ => Err(Error::new(Reason::Internal, "a seat of another shard")),
+        }
+    }
+
+    fn not_here(&self) -> Error {
+        Error::new(Reason::NotServing, format!("this node has no replica of {} now", self.id))
+    }
+}
+
+/// What a [`Seat`] is of.
+enum Seated<'a> {
+    Alone(&'a Replica, &'a dyn Clock),
+    Replica(&'a Group),
 }
 
 /// What a shard's scans read from.

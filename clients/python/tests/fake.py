@@ -34,8 +34,9 @@ def status(code: str, reason: str = "", *, retry_after: float = 0.0, **metadata:
 
 def fail(context: grpc.ServicerContext, made: status_pb2.Status) -> NoReturn:
     """Ends the call with the status `made`."""
+    trailing = tuple(context.trailing_metadata() or ())
     if made.details:
-        context.set_trailing_metadata((("grpc-status-details-bin", made.SerializeToString()),))
+        context.set_trailing_metadata((*trailing, ("grpc-status-details-bin", made.SerializeToString())))
     code = next(code for code in grpc.StatusCode if code.value[0] == made.code)
     context.abort(code, made.message)
     raise AssertionError("abort raises")
@@ -58,9 +59,24 @@ class Fake(kv_pb2_grpc.KvServiceServicer):
         self.acts = list(acts)
         self.requests: list[Any] = []
         self.times_left: list[float | None] = []
+        #: The epoch that came with each call.
+        self.epochs: list[Any] = []
+        #: What its health says.
+        self.serving = True
+        #: Whether the epoch is told with errors.
+        self.refuses = False
+        #: Tells the ring: not, as an older server. How often it was asked. The epoch of this node.
+        self.ring: Act = refuse("UNIMPLEMENTED")
+        self.rings = 0
+        self.epoch: Callable[[], int] | None = None
         self._lock = threading.Lock()
         self._server = grpc.server(futures.ThreadPoolExecutor(8))
         kv_pb2_grpc.add_KvServiceServicer_to_server(self, self._server)
+        health: Any = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: b"\x08" + bytes([1 if self.serving else 2])
+        )
+        handlers = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": health})
+        self._server.add_generic_rpc_handlers((handlers,))
         self.endpoint = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
         self._server.start()
 
@@ -72,6 +88,12 @@ class Fake(kv_pb2_grpc.KvServiceServicer):
             self.requests.append(request)
             self.times_left.append(context.time_remaining())
             act = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
+            known = dict(context.invocation_metadata()).get("kvstore-epoch")
+            self.epochs.append(known)
+        if self.epoch is not None and known not in (None, str(self.epoch())):
+            # With an error both come at once, as the end.
+            told = (("kvstore-epoch", str(self.epoch())),)
+            context.set_trailing_metadata(told) if self.refuses else context.send_initial_metadata(told)
         return act(request, context)
 
     # The names are those of the generated service.
@@ -79,6 +101,11 @@ class Fake(kv_pb2_grpc.KvServiceServicer):
         return self.act(request, context)
 
     Get = Delete = BatchPut = BatchGet = Range = Stats = Put
+
+    def GetRing(self, request: Any, context: Any) -> Any:  # noqa: N802
+        with self._lock:
+            self.rings += 1
+        return self.ring(request, context)
 
     def Scan(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         yield from self.act(request, context)

@@ -46,6 +46,10 @@ impl Group {
             Request::ReadIndex | Request::MoveLeader(_) if !self.is_leader() => {
                 self.refuse_not_leader()
             }
+            Request::ReadIndex if !self.has_member(envelope.from) => {
+                let why = format!("replica {} does not belong to {} now", envelope.from, self.id);
+                Reply::Refused(Refusal::NotHere(why))
+            }
             Request::ReadIndex => match self.reads.confirm().await {
                 Ok(index) => {
                     self.commit_wanted.notify_waiters();
@@ -57,7 +61,7 @@ impl Group {
                 Ok(()) => Reply::Transferred(true),
                 Err(error) => Reply::Refused(refusal(&error)),
             },
-            Request::Propose(_) | Request::Snapshot(_) => {
+            Request::Propose(_) | Request::Ask(_) | Request::Snapshot(_) => {
                 let why = format!("{}: no message for a replica, from {}", self.id, envelope.from);
                 Reply::Refused(Refusal::NotHere(why))
             }

@@ -204,6 +204,22 @@ impl Group {
         matches!(self.route(), Some(Route::Here))
     }
 
+    /// Whether this replica may answer a read that has to be fresh, or one that may be `stale`. One that is not a voter may be on its way into its group and lack
+    /// everything.
+    pub(super) fn may_read(&self, stale: bool) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let belongs = metrics.state != ServerState::Learner && metrics.running_state.is_ok();
+        let leads = || metrics.state == ServerState::Leader;
+        belongs && (stale || self.settings.follower_reads || leads())
+    }
+
+    fn has_member(&self, replica: ReplicaId) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&replica).is_some()
+    }
+
     /// What time it is in the group: what a leader stamps, and what says how long a key still has to live.
     pub fn now(&self) -> Timestamp {
         if planted::is(Bug::RawClock) {
@@ -233,7 +249,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// NO_LEADER, NO_QUORUM, NOT_SERVING.
+    /// NO_LEADER, NO_QUORUM; NOT_SERVING when this replica cannot know, but another one may.
     pub async fn confirm(&self) -> Result<()> {
         self.check_alive()?;
         let index = self.reads.confirm().await?;
@@ -449,6 +465,10 @@ impl Group {
                         Ok(Some(Reply::Refused(Refusal::NoQuorum(why)))) => {
                             Error::new(Reason::NoQuorum, why)
                         }
+                        // Whichever of the two has gone, another node knows better.
+                        Ok(Some(Reply::Refused(Refusal::NotHere(why)))) => {
+                            return Err(Error::new(Reason::NotServing, why));
+                        }
                         _ => self.no_leader(),
                     }
                 }
@@ -465,7 +485,14 @@ impl Group {
         if index <= self.state.applied() {
             return Ok(());
         }
-        let applied = self.raft.watch_apply_progress().wait_until_ge(&index).await;
+        let mut progress = self.raft.watch_apply_progress();
+        let applied = progress.wait_until_ge(&index);
+        let applied = if self.is_leader() {
+            applied.await
+        } else {
+            // Nobody tells a replica that it was removed: what it waits for may never come.
+            timeout(self.settings.election_timeout, applied).await.map_err(|_| self.behind())?
+        };
         applied.map(drop).map_err(|_| self.failed(&"it stopped"))
     }
 
@@ -562,6 +589,11 @@ impl Group {
 
     pub(super) fn no_quorum(&self) -> Error {
         Error::new(Reason::NoQuorum, format!("{}: its leader has no quorum behind it now", self.id))
+    }
+
+    fn behind(&self) -> Error {
+        let message = format!("{}: the replica on this node is behind the others", self.id);
+        Error::new(Reason::NotServing, message)
     }
 
     fn failed(&self, why: &dyn fmt::Display) -> Error {

@@ -98,6 +98,18 @@ impl Receiver for Inbound {
         let Some((envelope, request)) = Request::decode(&message) else {
             return reply(malformed());
         };
+        if let Request::Ask(question) = request {
+            return match self.0.answers.get() {
+                Some(answers) if envelope.cluster == self.0.settings.cluster => {
+                    let answer = answers.answer(from, question);
+                    Box::pin(async move { Reply::Told(answer.await).encode() })
+                }
+                _ => {
+                    let why = format!("{} answers no questions of it", self.0.settings.node);
+                    reply(Reply::Refused(Refusal::NotHere(why)))
+                }
+            };
+        }
         match self.0.addressed(from, &envelope, &request) {
             Err(refusal) => reply(Reply::Refused(refusal)),
             Ok(group) => {

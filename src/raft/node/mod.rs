@@ -23,7 +23,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use futures::future::{BoxFuture, join_all};
@@ -41,6 +41,7 @@ use super::log::LogStore;
 use super::meta::{self, Meta};
 use super::place::Place;
 use super::replicas::ReplicaTable;
+use super::transport::Answers;
 use super::types::{GroupId, NodeName, ReplicaId};
 use crate::cluster::{ClusterState, Replicas};
 use crate::error::{Error, Reason, Result};
@@ -105,6 +106,7 @@ type Groups = BTreeMap<GroupId, Arc<Group>>;
 pub struct Node {
     settings: Settings,
     places: Vec<Arc<Place>>,
+    answers: OnceLock<Arc<dyn Answers>>,
     meta: Arc<Meta>,
     log: Arc<LogStore>,
     environment: Arc<dyn Environment>,
@@ -142,6 +144,7 @@ impl Node {
             meta: Arc::new(Meta::new(Place::new(GroupId::META), patience)),
             settings,
             places,
+            answers: OnceLock::new(),
             log,
             environment,
             limits,
@@ -208,6 +211,12 @@ impl Node {
     pub fn groups(&self) -> Vec<Arc<Group>> {
         let groups = self.groups.load();
         groups.values().filter(|group| group.id() != GroupId::META).cloned().collect()
+    }
+
+    /// From here on other nodes' questions are answered, by `answers`. Once.
+    pub fn answer_with(&self, answers: Arc<dyn Answers>) {
+        let first = self.answers.set(answers).is_ok();
+        assert!(first, "a node has one who answers");
     }
 
     /// The place of a group.

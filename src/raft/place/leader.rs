@@ -25,12 +25,17 @@ impl Hearsay {
         believed: Option<&NodeName>,
         others: &[NodeName],
     ) -> Option<NodeName> {
+        let leader = self.leader(believed);
+        leader.or_else(|| others.get(self.turn % others.len().max(1)).cloned())
+    }
+
+    /// Who leads, where that is known; the replica here takes `believed` for it.
+    pub(super) fn leader(&mut self, believed: Option<&NodeName>) -> Option<NodeName> {
         if self.believed.as_ref() != believed {
             self.believed = believed.cloned();
             self.leader = None;
         }
-        let known = self.leader.as_ref().or(believed);
-        known.or_else(|| others.get(self.turn % others.len().max(1))).cloned()
+        self.leader.as_ref().or(believed).cloned()
     }
 
     /// `node` has served as the leader.

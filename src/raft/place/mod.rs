@@ -8,15 +8,17 @@
 //! * What a caller of this node asks goes to the leader: to the replica here when it leads, or to its node, **once**. What another node has passed on is served by the replica
 //!   here, or refused; it never goes further.
 //! * A replica whose task has ended is as good as none.
+//! * A read is answered by the replica here when that belongs to its group and may (`kvstore.raft.follower-reads`), or by one node that is asked, which asks nobody.
 //! * A message for a shard whose replica is not here is refused with NotHere: certainly not done.
 //!
 //! # Tasks
 //!
-//! One that takes what waits to the leader (`writes.rs`), from [`Place::open`] to [`Place::close`].
+//! One that takes what waits to the leader (`writes.rs`), from [`Place::open`] to [`Place::close`]. Reads (`reads.rs`) have none.
 //!
 //! Callers: `shard/`, which serves through it; `node.rs`, which says what is there.
 
 mod leader;
+mod reads;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,15 +82,6 @@ impl Place {
     /// The replica here.
     pub fn seated(&self) -> Option<Arc<Group>> {
         self.seat.load_full()
-    }
-
-    /// The replica here.
-    ///
-    /// # Errors
-    ///
-    /// NOT_SERVING when there is none.
-    pub fn group(&self) -> Result<Arc<Group>> {
-        self.seated().ok_or_else(not_met)
     }
 
     /// A replica is here from now on, or none any more.

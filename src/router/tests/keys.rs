@@ -53,7 +53,8 @@ async fn key_lives_in_its_shard_and_only_there() {
     }
     let mut found = 0;
     for shard in bench.router.shards() {
-        let reader = shard.reader().expect("is open");
+        let reader =
+            shard.reader(&shard.seat(Freshness::Stale).expect("it is here")).expect("is open");
         let mut scan = reader.scan(KeyRange::ALL, storage::Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             assert_eq!(shard_of(document.key, 5), shard.id());
@@ -61,10 +62,10 @@ async fn key_lives_in_its_shard_and_only_there() {
         }
     }
     assert_eq!(found, 100);
-    let status = bench.router.status().expect("is open");
-    assert_eq!(status.iter().map(|shard| shard.engine.keys).sum::<u64>(), 100);
-    assert_eq!(status.iter().map(|shard| shard.writes).sum::<u64>(), 100);
-    assert!(status.iter().enumerate().all(|(id, shard)| shard.id.0 as usize == id));
+    let figures = bench.router.figures().await.expect("is open");
+    assert_eq!(figures.iter().map(|figures| figures.keys).sum::<u64>(), 100);
+    assert_eq!(figures.iter().map(|figures| figures.writes).sum::<u64>(), 100);
+    assert!(figures.iter().enumerate().all(|(id, figures)| figures.shard.0 as usize == id));
 }
 
 #[tokio::test]

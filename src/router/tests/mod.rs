@@ -4,6 +4,7 @@ mod keys;
 mod pages;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::shard::Committer;

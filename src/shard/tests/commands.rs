@@ -246,7 +246,12 @@ fn clock_far_ahead_does_not_wrap() {
 fn put_without_ttl_keeps_the_key_and_one_with_ttl_says_how_long() {
     let bench = Bench::new();
     let ttl = |key: &str| {
-        bench.shard().get(key.as_bytes()).expect("reads").expect("is there").ttl_seconds
+        bench
+            .shard()
+            .get(&bench.seat(), key.as_bytes())
+            .expect("reads")
+            .expect("is there")
+            .ttl_seconds
     };
     bench.run(put_for("k", "1", 10));
     assert_eq!(ttl("k"), Some(10));
@@ -275,7 +280,7 @@ fn values_come_back_in_their_kind_byte_for_byte() {
     }
     bench.reopen();
     for (number, value) in values.iter().enumerate() {
-        let found = bench.shard().get(number.to_string().as_bytes()).expect("reads");
+        let found = bench.shard().get(&bench.seat(), number.to_string().as_bytes()).expect("reads");
         assert_eq!(found.expect("is there").value, *value);
     }
 }
@@ -287,7 +292,7 @@ fn reads_meet_documents_only() {
         bench.run(with_id(name, put(name, name)));
     }
     let scanned = |range: KeyRange<'_>, direction| {
-        let reader = bench.shard().reader().expect("is open");
+        let reader = bench.shard().reader(&bench.seat()).expect("is open");
         let mut scan = reader.scan(range, direction).expect("scans");
         let mut keys = Vec::new();
         while let Some(document) = scan.next().expect("reads") {
@@ -304,14 +309,14 @@ fn reads_meet_documents_only() {
     assert_eq!(bench.shard().status().expect("is open").engine.keys, 4);
     // The rows beside them are out of reach by their names.
     for name in [&b"v"[..], b"\0v", b"\0ra", b"ra"] {
-        assert_eq!(bench.shard().get(name).expect("reads"), None);
+        assert_eq!(bench.shard().get(&bench.seat(), name).expect("reads"), None);
     }
     let mut found = Vec::new();
     let visit = &mut |position, document: Document| {
         found.push((position, document.version));
         Ok(())
     };
-    bench.shard().get_many(&[b"b", b"none", b"a", b"b"], visit).expect("reads");
+    bench.shard().get_many(&bench.seat(), &[b"b", b"none", b"a", b"b"], visit).expect("reads");
     found.sort();
     assert_eq!(found, [(0, Version(2)), (2, Version(1)), (3, Version(2))]);
 }
@@ -325,7 +330,8 @@ fn error_of_a_visitor_ends_a_read_of_many() {
         visited += 1;
         Err(Error::new(Reason::LimitExceeded, "enough"))
     };
-    let error = bench.shard().get_many(&[b"a", b"b", b"c"], visit).expect_err("was refused");
+    let error =
+        bench.shard().get_many(&bench.seat(), &[b"a", b"b", b"c"], visit).expect_err("was refused");
     assert_eq!((error.reason(), visited), (Reason::LimitExceeded, 1));
 }
 
@@ -341,12 +347,17 @@ fn damaged_rows_are_corruption_and_nothing_else_suffers() {
     batch.put(&[&record::request_key(&RequestId::new("id").expect("an id"))], &[b"\x09"], None);
     engine.write(&batch, Durability::None).expect("writes");
     let corrupt = |error: Error| assert_eq!(error.reason(), Reason::Corruption, "{error}");
-    corrupt(bench.shard().get(b"a").expect_err("damaged"));
-    corrupt(bench.shard().get_many(&[b"b", b"a"], &mut |_, _| Ok(())).expect_err("damaged"));
+    corrupt(bench.shard().get(&bench.seat(), b"a").expect_err("damaged"));
     corrupt(
         bench
             .shard()
-            .reader()
+            .get_many(&bench.seat(), &[b"b", b"a"], &mut |_, _| Ok(()))
+            .expect_err("damaged"),
+    );
+    corrupt(
+        bench
+            .shard()
+            .reader(&bench.seat())
             .expect("is open")
             .scan(KeyRange::ALL, Direction::Forward)
             .expect("scans")

@@ -92,14 +92,21 @@ impl Bench {
         }
     }
 
+    fn seat(&self) -> Seat {
+        self.shard().seat(Freshness::Stale).expect("it is here")
+    }
+
     /// What is stored under `key`, as text.
     fn text(&self, key: &str) -> Option<String> {
-        let document = self.shard().get(key.as_bytes()).expect("reads")?;
+        let document = self.shard().get(&self.seat(), key.as_bytes()).expect("reads")?;
         Some(String::from_utf8(document.value.bytes().to_vec()).expect("tests store text"))
     }
 
     fn version(&self, key: &str) -> Option<Version> {
-        self.shard().get(key.as_bytes()).expect("reads").map(|document| document.version)
+        self.shard()
+            .get(&self.seat(), key.as_bytes())
+            .expect("reads")
+            .map(|document| document.version)
     }
 }
 

@@ -170,7 +170,8 @@ impl Model {
             }
         }
         let mut found = Vec::new();
-        let reader = shard.reader().expect("is open");
+        let reader =
+            shard.reader(&shard.seat(Freshness::Stale).expect("it is here")).expect("is open");
         let mut scan = reader.scan(KeyRange::ALL, Direction::Forward).expect("scans");
         while let Some(document) = scan.next().expect("reads") {
             let text = String::from_utf8(document.value().bytes().to_vec()).expect("text");

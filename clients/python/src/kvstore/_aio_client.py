@@ -12,7 +12,7 @@ import grpc.aio
 
 from kvstore import _operations as operations
 from kvstore._aio_session import AsyncSession
-from kvstore._endpoints import OPTIONS, Endpoints
+from kvstore._endpoints import OPTIONS
 from kvstore._operations import (
     BatchOptions,
     Consistency,
@@ -26,8 +26,9 @@ from kvstore._operations import (
     encode_all,
 )
 from kvstore._retry import Attempts, checked
+from kvstore._routing import LoopRouter
 from kvstore._watchdog import LoopWatchdog
-from kvstore.errors import from_rpc, from_transport
+from kvstore.errors import from_rpc, from_transport, metadata_of
 from kvstore.v1.kv_pb2 import ScanRequest
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
 
@@ -42,10 +43,12 @@ T = TypeVar("T")
 class AsyncClient:
     """`Client` for asyncio: the same methods, awaited. For one event loop."""
 
-    def __init__(self, endpoints: str | Sequence[str] | None = None, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self, endpoints: str | Sequence[str] | None = None, *, timeout: float = 5.0, route: bool = True
+    ) -> None:
         """As `Client`."""
         self._timeout = checked(timeout)
-        self._endpoints = Endpoints(endpoints, _connect, _stub)
+        self._endpoints = LoopRouter(endpoints, _connect, _stub, route=route)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -199,12 +202,18 @@ class AsyncClient:
 
     async def _run(self, operation: Operation[T], timeout: float | None) -> T:
         attempts = Attempts(self._timeout if timeout is None else timeout)
+        key = operation.key
         while True:
-            number, stub = self._endpoints.current()
+            asked, stub = self._endpoints.target(key)
+            key = None  # When its leader fails, any node will do.
             try:
-                call = getattr(stub, operation.method)(operation.request, timeout=attempts.time_left())
-                return operation.decode(await call)
+                sent = {"timeout": attempts.time_left(), "metadata": self._endpoints.metadata()}
+                call = getattr(stub, operation.method)(operation.request, **sent)
+                answer = await call
+                self._endpoints.heard(await call.initial_metadata())
+                return operation.decode(answer)
             except grpc.RpcError as failure:
+                self._endpoints.heard(*metadata_of(failure))
                 error = from_rpc(failure, write=operation.write)
             except asyncio.CancelledError:
                 # Closing the client looks to its calls as if their tasks were cancelled.
@@ -213,7 +222,7 @@ class AsyncClient:
                 error = from_transport("the client was closed", write=operation.write)
             if error.reason == "KEY_NOT_FOUND":
                 return operation.decode(None)
-            self._endpoints.failed(number, error)
+            self._endpoints.failed(asked, error)
             if self._endpoints.closed:
                 raise error
             await asyncio.sleep(attempts.wait_after(error))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import grpc
 
 from kvstore import _operations as operations
-from kvstore._endpoints import OPTIONS, Endpoints
+from kvstore._endpoints import OPTIONS
 from kvstore._operations import (
     BatchOptions,
     Consistency,
@@ -24,9 +24,10 @@ from kvstore._operations import (
     encode_all,
 )
 from kvstore._retry import Attempts, checked
+from kvstore._routing import ThreadRouter
 from kvstore._session import Session
 from kvstore._watchdog import ThreadWatchdog
-from kvstore.errors import from_rpc
+from kvstore.errors import from_rpc, metadata_of
 from kvstore.v1.kv_pb2 import ScanRequest
 from kvstore.v1.kv_pb2_grpc import KvServiceStub
 
@@ -43,10 +44,12 @@ class Client:
     a `request_id`, so that a retry is applied once. All failures are `KvError`s.
     """
 
-    def __init__(self, endpoints: str | Sequence[str] | None = None, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self, endpoints: str | Sequence[str] | None = None, *, timeout: float = 5.0, route: bool = True
+    ) -> None:
         """`endpoints` as `host:port` or `http://host:port`; by default KVSTORE_ENDPOINTS, else http://127.0.0.1:9090."""
         self._timeout = checked(timeout)
-        self._endpoints = Endpoints(endpoints, _connect, KvServiceStub)
+        self._endpoints = ThreadRouter(endpoints, _connect, KvServiceStub, route=route)
 
     def __enter__(self) -> Client:
         return self
@@ -185,16 +188,22 @@ class Client:
 
     def _run(self, operation: Operation[T], timeout: float | None) -> T:
         attempts = Attempts(self._timeout if timeout is None else timeout)
+        key = operation.key
         while True:
-            number, stub = self._endpoints.current()
+            asked, stub = self._endpoints.target(key)
+            key = None  # When its leader fails, any node will do.
             try:
-                call = getattr(stub, operation.method)
-                return operation.decode(call(operation.request, timeout=attempts.time_left()))
+                method = getattr(stub, operation.method).with_call
+                sent = {"timeout": attempts.time_left(), "metadata": self._endpoints.metadata()}
+                answer, call = method(operation.request, **sent)
+                self._endpoints.heard(call.initial_metadata())
+                return operation.decode(answer)
             except grpc.RpcError as failure:
+                self._endpoints.heard(*metadata_of(failure))
                 error = from_rpc(failure, write=operation.write)
             if error.reason == "KEY_NOT_FOUND":
                 return operation.decode(None)
-            self._endpoints.failed(number, error)
+            self._endpoints.failed(asked, error)
             if self._endpoints.closed:
                 raise error
             time.sleep(attempts.wait_after(error))

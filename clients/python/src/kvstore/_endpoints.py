@@ -67,7 +67,8 @@ class Endpoints(Generic[C, S]):
         self._addresses = parse(endpoints)
         self._connect, self._stub = connect, stub
         self._lock = threading.Lock()
-        self._open: dict[int, tuple[C, S]] = {}
+        #: Channels with their stubs, by address as in `parse`.
+        self._open: dict[tuple[str, bool], tuple[C, S]] = {}
         self._next = 0
         #: Whether `close` was called.
         self.closed = False
@@ -77,11 +78,14 @@ class Endpoints(Generic[C, S]):
         with self._lock:
             if self.closed:
                 raise RuntimeError("the client is closed")
-            number = self._next
-            if number not in self._open:
-                channel = self._connect(*self._addresses[number])
-                self._open[number] = (channel, self._stub(channel))
-            return number, self._open[number][1]
+            return self._next, self._at(self._addresses[self._next])[1]
+
+    def _at(self, address: tuple[str, bool]) -> tuple[C, S]:
+        """The channel to `address` and its stub; called with the lock."""
+        if address not in self._open:
+            channel = self._connect(*address)
+            self._open[address] = (channel, self._stub(channel))
+        return self._open[address]
 
     def failed(self, number: int, error: KvError) -> None:
         """Endpoint `number` gave `error`. If that may help, the next is asked, unless another call has moved on already."""

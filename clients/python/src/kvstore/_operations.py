@@ -118,6 +118,8 @@ class Operation(Generic[T]):
     #: Makes the result of an answer, and of `None` when the key is missing.
     decode: Callable[[Any], T]
     write: bool = False
+    #: The key whose shard's leader can answer it best. None: any node answers it as well.
+    key: str | None = None
 
     @property
     def method(self) -> str:
@@ -150,19 +152,21 @@ def put(
         request.value = text
     if raw is not None:
         request.raw = raw
-    return Operation("put", request, lambda answer: int(answer.version), write=True)
+    return Operation("put", request, lambda answer: int(answer.version), write=True, key=key)
 
 
 def get(key: str, consistency: Consistency) -> Operation[Entry | None]:
     """Reads one key."""
     request = kv_pb2.GetRequest(key=key, consistency=_consistency(consistency))
-    return Operation("get", request, lambda answer: None if answer is None else entry(answer))
+    # The copy at hand is any node's.
+    routed = None if consistency == "stale" else key
+    return Operation("get", request, lambda answer: None if answer is None else entry(answer), key=routed)
 
 
 def delete(key: str, *, if_version: int | None = None, request_id: str | None = None) -> Operation[bool]:
     """Removes one key; tells whether it was there."""
     request = kv_pb2.DeleteRequest(key=key, if_version=if_version, request_id=_request_id(request_id))
-    return Operation("delete", request, lambda answer: bool(answer.deleted), write=True)
+    return Operation("delete", request, lambda answer: bool(answer.deleted), write=True, key=key)
 
 
 def batch_put(texts: Mapping[str, str], *, ttl: int | None = None, request_id: str | None = None) -> Operation[int]:

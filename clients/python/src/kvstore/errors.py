@@ -99,6 +99,12 @@ def from_rpc(error: grpc.RpcError, *, write: bool) -> KvError:
     return _build(call.code().name, call.details() or "", status.details, write=write)
 
 
+def metadata_of(error: grpc.RpcError) -> tuple[Any, Any]:
+    """What came with an error: before it, and with it."""
+    call = cast(Any, error)
+    return call.initial_metadata(), call.trailing_metadata()
+
+
 def from_status(status: status_pb2.Status, *, write: bool) -> KvError:
     """The error of an operation that a session has answered with a status."""
     code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
