@@ -111,6 +111,9 @@ impl Api {
         if self.0.serving.load(Ordering::Acquire) {
             return Ok(());
         }
-        Err(Error::new(Reason::NotServing, "the node is stopping; it was not applied"))
+        Err(Error::new(
+            Reason::NotServing,
+            "the node is stopping, or has left its cluster; it was not applied; ask another one",
+        ))
     }
 }

@@ -55,6 +55,9 @@ pub(super) struct Cluster {
     stopping: CancellationToken,
 }
 
+/// What the meta group is called in the node's health.
+const META: &str = "meta group";
+
 /// Entries that a replica may lag behind its own log and still be ready: more than wait under any load, few enough to be applied within a second.
 const APPLY_LAG_MAX: u64 = 10_000;
 
@@ -216,7 +219,7 @@ impl Cluster {
         })
     }
 
-    /// The health of every shard that is here, by name.
+    /// The health of every shard that is here, by name, and of the meta group.
     pub(super) fn health(&self) -> ComponentHealth {
         let waits = |reason: &str| {
             ComponentHealth::new(Status::OutOfService).detail("reason", reason.to_owned())
@@ -234,7 +237,22 @@ impl Cluster {
             .status()
             .into_iter()
             .map(|status| (ShardId(status.group.0).to_string(), shard_health(status)));
-        ComponentHealth::composite(shards.collect::<BTreeMap<_, _>>())
+        let meta = node.group(GroupId::META).map(|group| shard_health(group.status()));
+        let meta = meta.map(|health| (META.to_owned(), health));
+        ComponentHealth::composite(shards.chain(meta).collect::<BTreeMap<_, _>>())
+    }
+
+    /// Returns when this node has left its cluster: it has no shards any more, and soon nobody speaks to it.
+    pub(super) async fn gone(&self) {
+        let Some(node) = self.node.get() else { return std::future::pending().await };
+        let meta = node.meta();
+        loop {
+            let version = meta.version();
+            if meta.state().is_some_and(|state| state.has_gone(node.name())) {
+                return;
+            }
+            meta.changed(version).await;
+        }
     }
 
     /// Hands the leadership of all shards to other nodes.

@@ -211,6 +211,17 @@ impl Server {
         self.joining = None;
         joined.unwrap_or_else(|error| Err(Error::Storage(error.to_string())))?;
         self.accept(true).await;
+        if let Some(cluster) = self.storage.cluster.clone() {
+            let (api, stopping) = (self.api.clone(), self.stopping.clone());
+            self.tasks.push(tokio::spawn(async move {
+                if stopping.run_until_cancelled(cluster.gone()).await.is_some() {
+                    tracing::warn!(
+                        "this node has left its cluster and serves nothing any more; stop it"
+                    );
+                    api.close();
+                }
+            }));
+        }
         Ok(())
     }
 

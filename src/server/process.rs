@@ -62,7 +62,8 @@ async fn serve(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<(), Error> {
             "{message}"
         );
     };
-    if !loaded.config.cluster.members.is_empty() {
+    let cluster = &loaded.config.cluster;
+    if !(cluster.members.is_empty() && cluster.join.is_empty()) {
         announce(&server, "waiting for the cluster");
     }
     let name = tokio::select! {

@@ -9,15 +9,17 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use kvstore::proto::v1::kv_service_client::KvServiceClient;
 use kvstore::proto::v1::{DeleteRequest, GetRequest, PutRequest, get_response, put_request};
 use linz::{Action, Answer, Outcome, Value, Version};
+use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
+
+use crate::cluster::Reach;
 
 /// How long one call may take.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
@@ -43,9 +45,11 @@ const NOT_APPLIED: [&str; 8] = [
     "READ_ONLY",
 ];
 
-/// A client of all nodes, which holds one connection.
+/// A client of all nodes, which holds one connection. When there are others than before, it turns to one of them: so nodes that come get their part.
 pub(crate) struct Client {
-    nodes: Vec<SocketAddr>,
+    nodes: watch::Receiver<Vec<Reach>>,
+    /// The node that it begins with.
+    first: usize,
     /// The node it talks to.
     node: usize,
     connection: Option<KvServiceClient<Channel>>,
@@ -53,21 +57,27 @@ pub(crate) struct Client {
 
 impl Client {
     /// A client that begins with one of the nodes.
-    pub(crate) fn new(nodes: Vec<SocketAddr>, first: usize) -> Self {
-        let node = first % nodes.len();
-        Self { nodes, node, connection: None }
+    pub(crate) fn new(nodes: watch::Receiver<Vec<Reach>>, first: usize) -> Self {
+        Self { nodes, first, node: first, connection: None }
     }
 
     /// Turns to the next node.
     pub(crate) fn turn(&mut self) {
         self.connection = None;
-        self.node = (self.node + 1) % self.nodes.len();
+        self.node += 1;
     }
 
     /// Connects if it is not connected; turns to the next node if that fails. What was not sent needs no record.
     pub(crate) async fn connect(&mut self) -> bool {
+        if self.nodes.has_changed().is_ok_and(|changed| changed) {
+            self.connection = None;
+            self.node = self.first;
+        }
         if self.connection.is_none() {
-            let endpoint = format!("http://{}", self.nodes[self.node]);
+            let endpoint = {
+                let nodes = self.nodes.borrow_and_update();
+                format!("http://{}", nodes[self.node % nodes.len()].grpc)
+            };
             let endpoint = Endpoint::from_shared(endpoint).expect("an address");
             match endpoint.connect_timeout(CONNECT_MAX).connect().await {
                 Ok(channel) => self.connection = Some(KvServiceClient::new(channel)),

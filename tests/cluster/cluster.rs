@@ -1,6 +1,6 @@
-//! A cluster of processes on this machine, for one test.
+//! A cluster of processes on this machine, for one test. What operators do with it is in `operator`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use futures::future::join_all;
 use kvstore::proto::admin::ListShardsRequest;
 use rustix::process::Signal;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::process::{Process, admin, free_port};
 use crate::proxy::{Link, Network};
@@ -18,6 +19,8 @@ use crate::{PATIENCE, Void};
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) nodes: usize,
+    /// Whether they are a cluster; of one node, a cluster that others can join.
+    pub(crate) founds: bool,
     pub(crate) shards: u32,
     /// Whether what the nodes say to each other goes through proxies.
     pub(crate) proxied: bool,
@@ -28,7 +31,12 @@ pub(crate) struct Setup {
 impl Setup {
     /// So many nodes.
     pub(crate) fn of(nodes: usize) -> Self {
-        Self { nodes, shards: 4, proxied: false, settings: Vec::new() }
+        Self { nodes, founds: nodes > 1, shards: 4, proxied: false, settings: Vec::new() }
+    }
+
+    /// One node that founds a cluster.
+    pub(crate) fn founder() -> Self {
+        Self { founds: true, ..Self::of(1) }
     }
 
     pub(crate) fn shards(self, shards: u32) -> Self {
@@ -45,12 +53,24 @@ impl Setup {
     }
 }
 
+/// A node's name, and where clients reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reach {
+    pub(crate) name: String,
+    pub(crate) grpc: SocketAddr,
+}
+
 /// The processes, their network and their directory.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Process>,
     pub(crate) network: Option<Network>,
     pub(crate) shards: u32,
     directory: Option<TempDir>,
+    /// What all nodes are started with.
+    environment: Vec<(String, String)>,
+    /// Names that were given to nodes so far.
+    named: usize,
+    reached: watch::Sender<Vec<Reach>>,
 }
 
 impl Cluster {
@@ -67,29 +87,97 @@ impl Cluster {
             ("KVSTORE_HASHRING_SHARDS".to_owned(), setup.shards.to_string()),
             ("LOGGING_LEVEL".to_owned(), "info".to_owned()),
         ];
-        if setup.nodes > 1 {
-            environment.push(("KVSTORE_CLUSTER_MEMBERS".to_owned(), members));
-        }
         for (name, value) in &setup.settings {
             environment.push(((*name).to_owned(), (*value).to_owned()));
         }
-        let nodes = (1..).zip(listen).map(|(number, grpc)| {
-            let name = format!("n{number}");
-            Process::new(&name, grpc, &directory.path().join(&name), environment.clone())
-        });
-        let nodes = nodes.collect();
-        let directory = Some(directory);
-        let mut cluster = Self { nodes, network, shards: setup.shards, directory };
-        for node in 0..setup.nodes {
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            network,
+            shards: setup.shards,
+            directory: Some(directory),
+            environment,
+            named: 0,
+            reached: watch::Sender::default(),
+        };
+        for grpc in listen {
+            let node = cluster.new_node(grpc);
+            if setup.founds {
+                cluster.nodes[node].set("KVSTORE_CLUSTER_MEMBERS", &members);
+            }
             cluster.start_node(node);
         }
         cluster.ready().await;
         cluster
     }
 
-    /// Where clients reach the nodes.
-    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.grpc).collect()
+    /// A node under a new name, not started.
+    fn new_node(&mut self, grpc: SocketAddr) -> usize {
+        self.named += 1;
+        let name = format!("n{}", self.named);
+        let directory = self.directory.as_ref().expect("it is there until the end").path();
+        let node = Process::new(&name, grpc, &directory.join(&name), self.environment.clone());
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// Starts a node under a new name that joins the others, and waits until it is ready. Clients hear of it then.
+    pub(crate) async fn join(&mut self) -> usize {
+        assert!(self.network.is_none(), "nodes that join have no proxies");
+        let seeds = self.seeds();
+        let node = self.new_node((Ipv4Addr::LOCALHOST, free_port()).into());
+        self.nodes[node].set("KVSTORE_CLUSTER_JOIN", &seeds);
+        self.start_node(node);
+        self.nodes[node].ready().await;
+        self.tell_clients();
+        node
+    }
+
+    /// Has a node that does not run be reached elsewhere from now on; it is told where the others are.
+    pub(crate) fn move_node(&mut self, node: usize) {
+        let seeds: Vec<String> = self.others(node).map(|other| other.grpc.to_string()).collect();
+        self.nodes[node].set("KVSTORE_CLUSTER_JOIN", &seeds.join(","));
+        self.nodes[node].grpc = (Ipv4Addr::LOCALHOST, free_port()).into();
+        self.tell_clients();
+    }
+
+    /// Forgets a node that is no member any more, if it runs it is stopped first.
+    pub(crate) async fn forget(&mut self, node: usize) {
+        if self.nodes[node].is_running() {
+            let status = self.nodes[node].stop().await;
+            assert_eq!(status.code(), Some(0), "{} does not stop cleanly", self.nodes[node].name);
+        }
+        self.nodes.remove(node);
+        self.tell_clients();
+    }
+
+    /// Where a node asks to be let in.
+    fn seeds(&self) -> String {
+        self.nodes.iter().map(|node| node.grpc.to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    fn others(&self, node: usize) -> impl Iterator<Item = &Process> {
+        let others = self.nodes.iter().enumerate().filter(move |(other, _)| *other != node);
+        others.map(|(_, other)| other)
+    }
+
+    /// The position of a node.
+    pub(crate) fn position(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    /// Where clients reach the nodes, now and later.
+    pub(crate) fn reached(&self) -> watch::Receiver<Vec<Reach>> {
+        self.reached.subscribe()
+    }
+
+    fn tell_clients(&self) {
+        let reach = |node: &Process| Reach { name: node.name.clone(), grpc: node.grpc };
+        let reached = self.nodes.iter().map(reach).collect();
+        self.reached.send_if_modified(|known| {
+            let changed = *known != reached;
+            *known = reached;
+            changed
+        });
     }
 
     pub(crate) fn start_node(&mut self, node: usize) {
@@ -141,18 +229,17 @@ impl Cluster {
         self.ready().await;
     }
 
-    /// Waits until all nodes are ready and agree on a leader for each shard.
+    /// Waits until all nodes are ready, and those that hold a shard agree on its leader.
     pub(crate) async fn ready(&mut self) {
         for node in &mut self.nodes {
             node.ready().await;
         }
+        self.tell_clients();
+        let nodes = self.reached.borrow().clone();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let views = views(&self.addresses()).await;
-            let first = views[0].clone().unwrap_or_default();
-            let complete = first.values().filter(|leader| !leader.is_empty()).count();
-            if complete == self.shards as usize && views.iter().all(|v| v.as_ref() == Some(&first))
-            {
+            let views = views(&nodes).await;
+            if views.iter().all(Option::is_some) && agree(&views, self.shards) {
                 return;
             }
             assert!(Instant::now() < deadline, "no agreement on leaders: {views:?}");
@@ -162,9 +249,9 @@ impl Cluster {
 
     /// The node that leads each shard, as most nodes that answer say.
     pub(crate) async fn leaders(&self) -> BTreeMap<u32, usize> {
-        let position = |name: &str| self.nodes.iter().position(|node| node.name == name);
-        let leaders = leaders(&self.addresses()).await.into_iter();
-        leaders.filter_map(|(shard, name)| Some((shard, position(&name)?))).collect()
+        let nodes = self.reached.borrow().clone();
+        let leaders = leaders(&nodes).await.into_iter();
+        leaders.filter_map(|(shard, name)| Some((shard, self.position(&name)?))).collect()
     }
 
     /// The node that leads a shard.
@@ -205,23 +292,35 @@ impl Drop for Cluster {
     }
 }
 
-/// Shards and their leaders, as one node sees them.
+/// The shards that a node holds and their leaders, as it sees them.
 pub(crate) type View = BTreeMap<u32, String>;
 
 /// What each node says; none of those that do not answer.
-pub(crate) async fn views(addresses: &[SocketAddr]) -> Vec<Option<View>> {
-    join_all(addresses.iter().map(|address| async {
-        let shards = admin(*address).await?.list_shards(ListShardsRequest {}).await.ok()?;
+pub(crate) async fn views(nodes: &[Reach]) -> Vec<Option<View>> {
+    join_all(nodes.iter().map(|node| async {
+        let shards = admin(node.grpc).await?.list_shards(ListShardsRequest {}).await.ok()?;
         let shards = shards.into_inner().shards.into_iter();
-        Some(shards.map(|shard| (shard.id, shard.leader)).collect())
+        // Of the others it knows less.
+        let held = shards.filter(|shard| shard.replicas.contains(&node.name));
+        Some(held.map(|shard| (shard.id, shard.leader)).collect())
     }))
     .await
 }
 
-/// The leader of each shard, as most nodes say that know one.
-pub(crate) async fn leaders(addresses: &[SocketAddr]) -> View {
+/// Whether every shard has a leader, and one only.
+fn agree(views: &[Option<View>], shards: u32) -> bool {
+    let mut leaders: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
+    for (shard, leader) in views.iter().flatten().flatten() {
+        leaders.entry(*shard).or_default().insert(leader);
+    }
+    let one = |leaders: &BTreeSet<&str>| leaders.len() == 1 && !leaders.contains("");
+    leaders.len() == shards as usize && leaders.values().all(one)
+}
+
+/// The leader of each shard, as most nodes say that hold it and know one.
+pub(crate) async fn leaders(nodes: &[Reach]) -> View {
     let mut votes: BTreeMap<u32, BTreeMap<String, usize>> = BTreeMap::new();
-    for (shard, leader) in views(addresses).await.into_iter().flatten().flatten() {
+    for (shard, leader) in views(nodes).await.into_iter().flatten().flatten() {
         if !leader.is_empty() {
             *votes.entry(shard).or_default().entry(leader).or_default() += 1;
         }

@@ -14,7 +14,7 @@ use crate::client::Client;
 use crate::cluster::{Cluster, Setup};
 use crate::story::TURN;
 use crate::watch::Distribution;
-use crate::{PATIENCE, number};
+use crate::{PATIENCE, rounds};
 
 /// How long a write of a measurement may take: a client that wants to get on tries the next node then.
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -50,10 +50,6 @@ fn assert_within(gaps: &Distribution, p99_max: Duration) {
     }
 }
 
-fn rounds() -> usize {
-    number("KVSTORE_TEST_CLUSTER_ROUNDS").map_or(3, |rounds| rounds.try_into().expect("a few"))
-}
-
 /// Ends the node that leads most shards, again and again.
 async fn measure(name: &str, mut end: impl AsyncFnMut(&mut Cluster, usize)) -> Distribution {
     let _turn = TURN.lock().await;
@@ -61,7 +57,7 @@ async fn measure(name: &str, mut end: impl AsyncFnMut(&mut Cluster, usize)) -> D
     let mut writers = JoinSet::new();
     let probes: Vec<Arc<Probe>> = (0..cluster.shards).map(|_| Arc::default()).collect();
     for (shard, probe) in (0..).zip(&probes) {
-        let client = Client::new(cluster.addresses(), shard as usize);
+        let client = Client::new(cluster.reached(), shard as usize);
         writers.spawn(write(client, key_of(shard, cluster.shards), Arc::clone(probe)));
     }
     let mut gaps = Vec::new();

@@ -7,7 +7,6 @@
 //! Beside the keys that all share, each client writes keys that it never writes again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,9 +14,11 @@ use std::time::{Duration, Instant};
 use linz::{Action, Answer, History, Outcome, Value, Version};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, DEADLINE, why};
+use crate::cluster::Reach;
 use crate::watch::Gaps;
 use crate::{PATIENCE, Void};
 
@@ -75,7 +76,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(nodes: &[SocketAddr], shards: u32, seed: u64) -> Self {
+    pub(crate) fn start(nodes: &watch::Receiver<Vec<Reach>>, shards: u32, seed: u64) -> Self {
         let shared = Arc::new(Shared {
             history: History::new(OPERATIONS_MAX),
             fresh: Mutex::default(),
@@ -93,7 +94,7 @@ impl Load {
             let worker = Worker {
                 name,
                 repeats: name >= PLAIN,
-                client: Client::new(nodes.to_vec(), name as usize),
+                client: Client::new(nodes.clone(), name as usize),
                 random: SmallRng::seed_from_u64(seed.wrapping_add(u64::from(name) << 32)),
                 versions: HashMap::new(),
                 shared: Arc::clone(&shared),

@@ -25,6 +25,8 @@ const LOG_LINES_SHOWN: usize = 30;
 pub(crate) struct Process {
     pub(crate) name: String,
     pub(crate) grpc: SocketAddr,
+    /// Where it tells of itself.
+    pub(crate) http: SocketAddr,
     directory: PathBuf,
     environment: Vec<(String, String)>,
     child: Option<Child>,
@@ -41,8 +43,21 @@ impl Process {
         environment: Vec<(String, String)>,
     ) -> Self {
         std::fs::create_dir_all(directory).expect("a directory for the node");
-        let directory = directory.to_owned();
-        Self { name: name.to_owned(), grpc, directory, environment, child: None, starts: 0 }
+        let (name, directory) = (name.to_owned(), directory.to_owned());
+        let http = (Ipv4Addr::LOCALHOST, free_port()).into();
+        Self { name, grpc, http, directory, environment, child: None, starts: 0 }
+    }
+
+    /// Has it started with another setting from now on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(other, _)| other != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Removes all that it has stored.
+    pub(crate) fn wipe(&self) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        std::fs::remove_dir_all(self.directory.join("data")).expect("it has been started before");
     }
 
     pub(crate) fn start(&mut self) {
@@ -56,7 +71,7 @@ impl Process {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("NODE_ID", &self.name)
             .env("NODE_HOST", "127.0.0.1")
-            .env("SERVER_PORT", "0")
+            .env("SERVER_PORT", self.http.port().to_string())
             .env("KVSTORE_GRPC_PORT", self.grpc.port().to_string())
             .env("KVSTORE_STORAGE_DATADIR", "data")
             .env("LOGGING_FILE_NAME", "")
@@ -150,12 +165,6 @@ impl Process {
     pub(crate) fn wait(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.wait().expect("it is ours");
-    }
-
-    /// Takes away all that it has stored; it does not run.
-    pub(crate) fn wipe(&self) {
-        assert!(!self.is_running(), "{} uses its directory", self.name);
-        std::fs::remove_dir_all(self.directory.join("data")).expect("it has one");
     }
 
     fn log(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! 1. The history of all clients is linearizable.
 //! 2. Every acknowledged write of a key that was written once is there, and none that certainly failed.
-//! 3. All nodes hold the same.
+//! 3. All replicas of a shard hold the same.
 //!
 //! A run without enough work before its fault, or whose fault did not take effect, is void: it fails, because it proves nothing.
 
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use kvstore::proto::v1::kv_service_client::KvServiceClient;
 use kvstore::proto::v1::{BatchGetRequest, Consistency, Item, item};
+use kvstore::router::shard_of;
 use linz::{Action, Answer, Outcome, STATES_MAX, Value, Verdict, Version, check};
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
@@ -82,8 +83,8 @@ async fn act(
         "{name}: KVSTORE_TEST_CLUSTER_SEED={seed} KVSTORE_TEST_CLUSTER_SECONDS={}",
         seconds.as_secs()
     );
-    let leaders = Leaders::watch(cluster.addresses());
-    let mut load = Load::start(&cluster.addresses(), cluster.shards, seed);
+    let leaders = Leaders::watch(cluster.reached());
+    let mut load = Load::start(&cluster.reached(), cluster.shards, seed);
     let mut random = SmallRng::seed_from_u64(seed);
     let void = |Void(why)| format!("this run is void: {why}");
     let end = Instant::now() + seconds;
@@ -146,7 +147,7 @@ fn wrong_fresh(fresh: &Fresh, held: &Held) -> Option<Wrong> {
 
 /// Adds a last read of a key to the history.
 async fn read_at_last(cluster: &Cluster, shared: &Shared, key: &str) -> Result<(), Wrong> {
-    let mut client = Client::new(cluster.addresses(), 0);
+    let mut client = Client::new(cluster.reached(), 0);
     let deadline = Instant::now() + PATIENCE;
     loop {
         if client.connect().await {
@@ -169,24 +170,34 @@ async fn read_at_last(cluster: &Cluster, shared: &Shared, key: &str) -> Result<(
 /// Keys with value and version.
 type Held = BTreeMap<String, (Value, Version)>;
 
-/// What the nodes hold, once they hold the same.
+/// What the nodes hold, once the replicas of each shard hold the same.
 async fn equal_copies(cluster: &Cluster, shared: &Shared, keys: &[String]) -> Result<Held, Wrong> {
-    let keys: Vec<String> = keys.iter().cloned().chain(shared.fresh().into_keys()).collect();
+    let mut by_shard: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for key in keys.iter().cloned().chain(shared.fresh().into_keys()) {
+        by_shard.entry(shard_of(key.as_bytes(), cluster.shards).0).or_default().push(key);
+    }
+    let mut held = Held::new();
+    for (shard, keys) in by_shard {
+        held.extend(equal_copies_of(cluster, shard, &keys).await?);
+    }
+    Ok(held)
+}
+
+/// What the replicas of a shard hold, once they hold the same.
+async fn equal_copies_of(cluster: &Cluster, shard: u32, keys: &[String]) -> Result<Held, Wrong> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut copies = Vec::new();
-        for address in cluster.addresses() {
-            copies.push(copy(address, &keys).await);
+        for address in cluster.holders(shard).await {
+            copies.push(copy(address, keys).await);
         }
-        let first = copies.swap_remove(0);
-        if let Ok(first) = &first
+        if let Some(Ok(first)) = copies.first()
             && copies.iter().all(|copy| copy.as_ref() == Ok(first))
         {
             return Ok(first.clone());
         }
-        copies.push(first);
         if Instant::now() > deadline {
-            return Err(difference(&copies));
+            return Err(format!("shard {shard}: {}", difference(&copies)));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -227,7 +238,7 @@ fn difference(copies: &[Result<Held, String>]) -> String {
         let held: Vec<_> = copies.iter().map(|copy| copy.get(*key)).collect();
         format!("{key}: {held:?}")
     }));
-    format!("the nodes hold different data after {PATIENCE:?}:\n{}", lines.join("\n"))
+    format!("its replicas hold different data after {PATIENCE:?}:\n{}", lines.join("\n"))
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvstore::router::shard_of;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::cluster::{View, leaders};
+use crate::cluster::{Reach, View, leaders};
 
 /// How often leaders are asked for.
 const EVERY: Duration = Duration::from_millis(100);
@@ -51,13 +51,14 @@ pub(crate) struct Leaders {
 }
 
 impl Leaders {
-    pub(crate) fn watch(addresses: Vec<SocketAddr>) -> Self {
+    pub(crate) fn watch(nodes: watch::Receiver<Vec<Reach>>) -> Self {
         let changes = Arc::new(Mutex::new(0));
         let counted = Arc::clone(&changes);
         let task = tokio::spawn(async move {
             let mut known: View = BTreeMap::new();
             loop {
-                for (shard, leader) in leaders(&addresses).await {
+                let now = nodes.borrow().clone();
+                for (shard, leader) in leaders(&now).await {
                     let before = known.insert(shard, leader.clone());
                     if before.is_some_and(|before| before != leader) {
                         *counted.lock().unwrap_or_else(PoisonError::into_inner) += 1;
