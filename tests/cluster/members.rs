@@ -215,17 +215,14 @@ async fn kill_in_moves(scene: &mut Scene<'_>) -> Result<(), Void> {
     let mut hits = 0;
     let victims = [Victim::Source, Victim::Target, Victim::MetaLeader];
     for victim in victims.into_iter().cycle().take(rounds()) {
-        let name = match drained.take() {
-            Some(name) => {
-                cluster.kvstore_at_last(&["node", "add", &name, "127.0.0.1:1"]).await;
-                name
-            }
-            None => {
-                let name = cluster.names().into_iter().choose(scene.random).expect("four");
-                cluster.kvstore_at_last(&["node", "drain", &name]).await;
-                drained = Some(name.clone());
-                name
-            }
+        let name = if let Some(name) = drained.take() {
+            cluster.kvstore_at_last(&["node", "add", &name, "127.0.0.1:1"]).await;
+            name
+        } else {
+            let name = cluster.names().into_iter().choose(scene.random).expect("four");
+            cluster.kvstore_at_last(&["node", "drain", &name]).await;
+            drained = Some(name.clone());
+            name
         };
         let moment = INTO_A_MOVE_MAX.mul_f64(scene.random.random());
         tokio::time::sleep(moment).await;
