@@ -22,6 +22,9 @@ use super::metrics::Metrics;
 /// Lines that wait for a destination before others are dropped.
 const LINES_MAX: usize = 16_384;
 
+/// Where openraft sends a leader's signs of life.
+const HEARTBEATS: &str = "openraft::core::heartbeat::worker";
+
 /// What is logged, how, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogOptions {
@@ -98,11 +101,17 @@ fn subscriber<M>(options: &LogOptions, writer: M) -> impl Subscriber + Send + Sy
 where
     M: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = Targets::new()
+    let mut filter = Targets::new()
         .with_default(options.level)
         // It tells every message of every group, and every one that did not arrive; said otherwise below where somebody wants that.
-        .with_target("openraft", options.level.min(LevelFilter::ERROR))
-        .with_targets(options.levels.iter().map(|(target, level)| (target.as_str(), *level)));
+        .with_target("openraft", options.level.min(LevelFilter::ERROR));
+    if !options.levels.iter().any(|(target, _)| target.starts_with("openraft")) {
+        // Its only error is that the group whose leader it served has ended: so it does at every stop, and what ends one otherwise is told
+        // where it happens.
+        filter = filter.with_target(HEARTBEATS, LevelFilter::OFF);
+    }
+    let levels = options.levels.iter().map(|(target, level)| (target.as_str(), *level));
+    let filter = filter.with_targets(levels);
     let lines = tracing_subscriber::fmt::layer().with_ansi(false);
     let lines = lines.with_writer(BoxMakeWriter::new(writer));
     let lines = if options.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
@@ -158,6 +167,27 @@ mod tests {
         let text = logged(&LogOptions { levels, ..options() });
         assert!(text.contains("INFO kvstore::raft: elected shard=3"), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn openraft_is_heard_in_errors_but_not_that_a_stop_ends_its_groups() {
+        let lines = |levels: &[(&str, LevelFilter)]| {
+            let levels = levels.iter().map(|(target, level)| ((*target).to_owned(), *level));
+            let output = Output::default();
+            let options = LogOptions { levels: levels.collect(), ..options() };
+            let (dispatch, guard) = build(&options, output.clone()).expect("the log starts");
+            tracing::dispatcher::with_default(&dispatch, || {
+                tracing::error!(target: "openraft::core::raft_core", "broken");
+                tracing::warn!(target: "openraft::core::raft_core", "not so bad");
+                tracing::error!(target: "openraft::core::heartbeat::worker", "ended");
+            });
+            drop((dispatch, guard));
+            let text = String::from_utf8(output.0.lock().clone()).expect("the log is UTF-8");
+            let said = |word: &&str| text.contains(word);
+            ["broken", "not so bad", "ended"].into_iter().filter(said).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&[]), ["broken"]);
+        assert_eq!(lines(&[("openraft", LevelFilter::WARN)]), ["broken", "not so bad", "ended"]);
     }
 
     #[test]

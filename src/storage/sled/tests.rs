@@ -7,6 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use super::*;
+use crate::storage::testing::full_disk::takes_deletes_only;
 use crate::storage::testing::{put, rows, value};
 use crate::storage::{Direction, KeyRange, WriteBatch};
 use crate::util::time::Timestamp;
@@ -115,22 +116,8 @@ fn full_disk_refuses_puts_and_takes_deletes_from_the_reserve() {
     let reserve = 2 * free_bytes(directory.path());
     let full = SledOptions { disk_reserve_bytes: reserve, ..SledOptions::default() };
     let environment = SledEnvironment::open(directory.path(), full).expect("opens");
-    let engine = environment.open("main").expect("what is there opens");
-    let refused = engine.write(&put(b"l", b"1"), Durability::None).expect_err("there is no room");
-    assert!(matches!(&refused, Error::DiskFull { path } if path == directory.path()), "{refused}");
-    assert!(matches!(environment.open("new").err(), Some(Error::DiskFull { .. })));
-    assert_eq!(environment.list().expect("lists"), ["main"]);
-    assert!(engine.status().writable, "nothing was written, so nothing is unknown");
-    assert_eq!(rows(&*engine).len(), 1);
-
-    // What helps goes on: deletes, with the caller's bookkeeping.
-    let mut batch = put(b"\0v", b"2");
-    batch.delete(&[b"k"]);
-    engine.write(&batch, Durability::Sync).expect("a delete helps");
-    assert_eq!(value(&*engine, b"k"), None);
-    batch.put(&[b"m"], &[b"1"], None);
-    assert!(matches!(engine.write(&batch, Durability::None), Err(Error::DiskFull { .. })));
-    drop((engine, environment));
+    takes_deletes_only(&environment, directory.path());
+    drop(environment);
 
     let environment = open(directory.path());
     let engine = environment.open("main").expect("opens");

@@ -1,10 +1,12 @@
 //! The tests that every engine passes: scripts that read as stories (`script`), random histories against a plain map (`model`),
-//! the contract's sentences one by one (`contract`), and many threads at once (`concurrent`).
+//! the contract's sentences one by one (`contract`), and many threads at once (`concurrent`); and the story of a full disk (`full_disk`), which
+//! those engines tell that have one.
 //!
 //! An engine joins by one [`Subject`] and one line in [`on_each_engine`].
 
 mod concurrent;
 mod contract;
+pub(crate) mod full_disk;
 pub(crate) mod gate;
 mod model;
 pub(crate) mod property;

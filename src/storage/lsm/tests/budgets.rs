@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::storage::lsm::testing::allocations;
-use crate::storage::testing::{put, value};
+use crate::storage::testing::full_disk::takes_deletes_only;
+use crate::storage::testing::put;
 
 fn open_with(fs: &SimFileSystem, options: LsmOptions) -> LsmEnvironment {
     LsmEnvironment::open(Arc::new(fs.clone()), DIRECTORY, options).expect("opens")
@@ -101,22 +102,9 @@ fn a_disk_that_is_nearly_full_takes_deletes_only() {
     // As if half of the reserve were left.
     fs.set_capacity(fs.used() + reserve / 2);
     let environment = open_with(&fs, options());
-    let engine = environment.open("main").expect("what is there opens");
-    let refused = engine.write(&put(b"l", b"1"), Durability::None).expect_err("there is no room");
-    assert!(
-        matches!(&refused, Error::DiskFull { path } if path == Path::new(DIRECTORY)),
-        "{refused}"
-    );
-    assert!(matches!(environment.open("new").err(), Some(Error::DiskFull { .. })));
-    assert_eq!(environment.list().expect("lists"), ["main"]);
-    assert!(engine.status().writable, "nothing was written, so nothing is unknown");
-    let mut batch = put(b"\0v", b"2");
-    batch.delete(&[b"k"]);
-    engine.write(&batch, Durability::Sync).expect("a delete helps");
-    assert_eq!(value(&*engine, b"k"), None);
-    batch.put(&[b"m"], &[b"1"], None);
-    assert!(matches!(engine.write(&batch, Durability::None), Err(Error::DiskFull { .. })));
+    takes_deletes_only(&environment, Path::new(DIRECTORY));
 
+    let engine = environment.open("main").expect("opens");
     fs.set_capacity(u64::MAX);
     engine.write(&put(b"l", b"1"), Durability::Sync).expect("there is room again");
     // Now it has a credit; other programs fill the disk, and that is found in time.
