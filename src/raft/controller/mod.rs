@@ -5,7 +5,7 @@
 //!
 //! * [`move_replicas`], where this node leads a **shard**: carries on the change that the state says is under way for it, and reports what the group has
 //!   committed. So it is always the one who knows.
-//! * [`govern`], where this node leads the **meta group**: begins changes, keeps the meta group's own members as they are to be, gives nodes up that were silent for
+//! * [`govern()`], where this node leads the **meta group**: begins changes, keeps the meta group's own members as they are to be, gives nodes up that were silent for
 //!   too long, and lets go of those that have gone.
 //!
 //! # How a shard moves
