@@ -14,6 +14,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -28,10 +30,21 @@ type fake struct {
 	onRange   func(*pb.RangeRequest) (*pb.RangeResponse, error)
 	onScan    func(*pb.ScanRequest, grpc.ServerStreamingServer[pb.ScanResponse]) error
 	onSession func(grpc.BidiStreamingServer[pb.SessionRequest, pb.SessionResponse]) error
+	onRing    func(context.Context) (*pb.GetRingResponse, error) // nil: UNIMPLEMENTED, as an older server
 
-	calls   atomic.Int32
+	calls   atomic.Int32 // without questions for the ring
+	rings   atomic.Int32 // those
+	health  *health.Server
 	address string
 	server  *grpc.Server
+}
+
+func (f *fake) GetRing(ctx context.Context, request *pb.GetRingRequest) (*pb.GetRingResponse, error) {
+	f.rings.Add(1)
+	if f.onRing == nil {
+		return f.UnimplementedKvServiceServer.GetRing(ctx, request)
+	}
+	return f.onRing(ctx)
 }
 
 func (f *fake) Get(ctx context.Context, request *pb.GetRequest) (*pb.GetResponse, error) {
@@ -71,7 +84,9 @@ func (f *fake) startAt(t *testing.T, address string) *fake {
 		t.Fatal(err)
 	}
 	f.address, f.server = listener.Addr().String(), grpc.NewServer()
+	f.health = health.NewServer()
 	pb.RegisterKvServiceServer(f.server, f)
+	healthpb.RegisterHealthServer(f.server, f.health)
 	go func() { _ = f.server.Serve(listener) }()
 	t.Cleanup(f.server.Stop)
 	return f

@@ -3,6 +3,7 @@ module github.com/kvstore/kvstore/clients/go
 go 1.23.0
 
 require (
+	github.com/cespare/xxhash/v2 v2.3.0
 	google.golang.org/genproto/googleapis/api v0.0.0-20250707201910-8d1bb00bc6a7
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20250707201910-8d1bb00bc6a7
 	google.golang.org/grpc v1.75.1

@@ -53,12 +53,16 @@ type Config struct {
 	Timeout time.Duration
 	// DialOptions go to every connection after the client's own: interceptors (they see every attempt of a call), credentials, ...
 	DialOptions []grpc.DialOption
+	// WithoutRouting sends every call to an endpoint. Otherwise operations on one key go straight to the node that leads its shard, at the
+	// address that the cluster names, where that can be reached (not where an endpoint wants TLS).
+	WithoutRouting bool
 }
 
 // Client reads and writes one store. Safe for use by many goroutines; make one and share it.
 type Client struct {
 	endpoints []endpoint
 	timeout   time.Duration
+	router    *router
 
 	preferred atomic.Uint32 // index of the endpoint that the next call goes to
 	closed    atomic.Bool
@@ -90,12 +94,14 @@ func New(config Config) (*Client, error) {
 		}
 		client.endpoints = append(client.endpoints, endpoint{connection, pb.NewKvServiceClient(connection)})
 	}
+	client.router = newRouter(client, config)
 	return client, nil
 }
 
 // Close closes all connections. Calls and streams that are open end with [ErrClosed].
 func (c *Client) Close() error {
 	c.closed.Store(true)
+	c.router.close()
 	var failures []error
 	for _, endpoint := range c.endpoints {
 		if err := endpoint.connection.Close(); err != nil && !errors.Is(err, grpc.ErrClientConnClosing) {
@@ -143,11 +149,16 @@ func dial(address string, extra []grpc.DialOption) (*grpc.ClientConn, error) {
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(answerBytesMax)),
 	}
-	connection, err := grpc.NewClient("dns:///"+target, append(options, extra...)...)
+	connection, err := grpc.NewClient(targetOf(target), append(options, extra...)...)
 	if err != nil {
 		return nil, fmt.Errorf("kvstore: endpoint %q: %w", address, err)
 	}
 	return connection, nil
+}
+
+// targetOf is what a host:port is called in gRPC.
+func targetOf(address string) string {
+	return "dns:///" + address
 }
 
 func random(bound time.Duration) time.Duration {

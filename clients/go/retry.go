@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 
 	pb "github.com/kvstore/kvstore/clients/go/gen/kvstore/v1"
 )
@@ -33,8 +34,10 @@ func invoke[Q, A any](
 	defer cancel()
 	until, _ := ctx.Deadline()
 	var answer A
-	err := c.retry(ctx, until, kind, func(service pb.KvServiceClient) (err error) {
-		answer, err = method(service, ctx, request)
+	err := c.retry(ctx, until, kind, c.router.route(request), func(service pb.KvServiceClient) (err error) {
+		var head, trailer metadata.MD
+		answer, err = method(service, c.router.outgoing(ctx), request, grpc.Header(&head), grpc.Trailer(&trailer))
+		c.router.heard(head, trailer)
 		return err
 	})
 	if err != nil {
@@ -52,18 +55,37 @@ func deadline(ctx context.Context, timeout time.Duration) (context.Context, cont
 	return context.WithTimeout(ctx, timeout)
 }
 
-// retry makes attempts until one succeeds, fails for good, or there is no more time. The error is an *Error.
-func (c *Client) retry(ctx context.Context, until time.Time, kind kind, attempt func(pb.KvServiceClient) error) error {
+// place is where a call goes: to a shard's leader, or without one to an endpoint, by its index.
+type place struct {
+	leader   *leader
+	endpoint uint32
+	service  pb.KvServiceClient
+}
+
+// endpoint gives the one whose turn it is.
+func (c *Client) endpoint() place {
+	index := c.preferred.Load()
+	return place{endpoint: index, service: c.endpoints[index].service}
+}
+
+// retry makes attempts until one succeeds, fails for good, or there is no more time: the first at a leader if there is one, the others at
+// the endpoints. The error is an *Error.
+func (c *Client) retry(
+	ctx context.Context, until time.Time, kind kind, leader *leader, attempt func(pb.KvServiceClient) error,
+) error {
 	if err := c.mayBegin(ctx); err != nil {
 		return err
 	}
 	for attempts := (attempts{client: c, until: until}); ; {
-		index := c.preferred.Load()
-		err := attempt(c.endpoints[index].service)
+		at := c.endpoint()
+		if leader != nil {
+			at, leader = place{leader: leader, service: leader.service}, nil
+		}
+		err := attempt(at.service)
 		if err == nil {
 			return nil
 		}
-		if err := attempts.failed(ctx, index, c.failureOf(ctx, err, kind)); err != nil {
+		if err := attempts.failed(ctx, at, c.failureOf(ctx, err, kind)); err != nil {
 			return err
 		}
 	}
@@ -88,16 +110,24 @@ type attempts struct {
 	unknown *Error // the last failure that left the outcome open
 }
 
-// failed takes in how an attempt at an endpoint failed, and waits until the next one is to be made. An error is what the call has come to
+// failedAt takes in how a call failed somewhere: a place that did not answer in time is no better for the next call than one that failed.
+func (c *Client) failedAt(at place, failure *Error) {
+	if !failure.retryable() && failure.Code != codes.DeadlineExceeded {
+		return
+	}
+	if at.leader == nil {
+		c.preferred.CompareAndSwap(at.endpoint, (at.endpoint+1)%uint32(len(c.endpoints)))
+	}
+	c.router.failed(at.leader, failure)
+}
+
+// failed takes in how an attempt somewhere failed, and waits until the next one is to be made. An error is what the call has come to
 // instead.
 //
 // Once an attempt may have applied a write, only an answer about the request itself tells more. Any other failure tells about its own
 // attempt: the outcome stays unknown.
-func (a *attempts) failed(ctx context.Context, index uint32, failure *Error) error {
-	if failure.retryable() || failure.Code == codes.DeadlineExceeded {
-		// An endpoint that did not answer in time is no better for the next call than one that failed.
-		a.client.preferred.CompareAndSwap(index, (index+1)%uint32(len(a.client.endpoints)))
-	}
+func (a *attempts) failed(ctx context.Context, at place, failure *Error) error {
+	a.client.failedAt(at, failure)
 	if failure.unknown {
 		a.unknown = failure
 	}

@@ -349,7 +349,9 @@ func TestAnUnknownOutcomeTellsOfTheAttemptThatLeftItSoAndOfTheLast(t *testing.T)
 func TestInterceptorsSeeEveryAttempt(t *testing.T) {
 	seen := 0
 	count := func(ctx context.Context, method string, request, reply any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
-		seen++
+		if method == pb.KvService_Put_FullMethodName { // the ring is asked for in the background
+			seen++
+		}
 		return invoke(ctx, method, request, reply, connection, options...)
 	}
 	script := &putScript{errors: []error{noLeader, nil}}

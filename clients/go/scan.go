@@ -53,7 +53,7 @@ type scan struct {
 	left     *uint64 // how many entries are to come; nil: no limit
 
 	stream grpc.ServerStreamingClient[pb.ScanResponse] // nil: to be opened
-	index  uint32                                      // its endpoint
+	at     place                                       // where it comes from
 }
 
 // next waits for the next message; io.EOF: nothing is left.
@@ -81,7 +81,7 @@ func (s *scan) next(ctx context.Context) (*pb.ScanResponse, error) {
 			return nil, err
 		default:
 			s.stream = nil
-			if err := attempts.failed(ctx, s.index, s.client.failureOf(ctx, err, read)); err != nil {
+			if err := attempts.failed(ctx, s.at, s.client.failureOf(ctx, err, read)); err != nil {
 				return nil, err
 			}
 		}
@@ -91,8 +91,8 @@ func (s *scan) next(ctx context.Context) (*pb.ScanResponse, error) {
 // receive takes a message from the stream, which it opens if need be.
 func (s *scan) receive(ctx context.Context) (*pb.ScanResponse, error) {
 	if s.stream == nil {
-		s.index = s.client.preferred.Load()
-		stream, err := s.client.endpoints[s.index].service.Scan(ctx, s.rest())
+		s.at = s.client.endpoint()
+		stream, err := s.at.service.Scan(ctx, s.rest())
 		if err != nil {
 			return nil, err
 		}

@@ -64,7 +64,7 @@ func (c *Client) Session(ctx context.Context, given ...Option) (*Session, error)
 	until := watchdog.start()
 	defer watchdog.stop()
 	var stream sessionStream
-	err = c.retry(ctx, until, read, func(service pb.KvServiceClient) (err error) {
+	err = c.retry(ctx, until, read, nil, func(service pb.KvServiceClient) (err error) {
 		if stream, err = service.Session(ctx); err != nil {
 			return err
 		}
