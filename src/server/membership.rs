@@ -216,34 +216,37 @@ impl Membership {
         addresses
     }
 
-    /// Tells the cluster where this node is and what it carries, if it does not know. When the state does not arrive, others do not reach this node, or it them: then its seeds are
-    /// asked.
+    /// Tells the cluster where this node is and what it carries, if it does not know. Other members are asked to, and not the meta group as it is known here: who is reached elsewhere
+    /// than before hears nothing of what is agreed on. When no state is known at all, the seeds are asked as well.
     async fn announce(&self, node: &Node) {
         let meta = node.meta();
-        let is_known = timeout(PAUSE, meta.changed(0)).await.is_ok();
-        if !is_known && !self.seeds.is_empty() {
-            tokio::select! {
-                () = meta.changed(0) => {}
-                joined = join(&self.local, &self.seeds, &self.about) => match joined {
-                    Ok(joined) => self.local.set_addresses(joined.addresses),
-                    Err(refusal) => tracing::error!("the cluster does not know this node: {refusal}"),
-                }
-            }
-        }
-        meta.changed(0).await;
         let own = self.newcomer();
+        if timeout(PAUSE, meta.changed(0)).await.is_err() && self.seeds.is_empty() {
+            meta.changed(0).await;
+        }
         loop {
-            let state = meta.state().expect("it was waited for");
-            let Some(known) = state.members.get(&own.name) else { return };
-            let about = (&known.address, known.weight, &known.zone);
-            if about == (&own.address, own.weight, &own.zone) {
+            let state = meta.state();
+            let known = state.as_ref().and_then(|state| state.members.get(&own.name));
+            let about = known.map(|known| (&known.address, known.weight, &known.zone));
+            if about == Some((&own.address, own.weight, &own.zone)) {
                 return;
             }
-            match meta.change(|state| state.admit(own.clone())).await {
-                Ok(()) => return,
-                Err(error) => tracing::debug!(%error, "the cluster is not told of this node yet"),
+            if state.is_some_and(|state| state.members.len() == 1) {
+                match meta.change(|state| state.admit(own.clone())).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        tracing::debug!(%error, "the cluster is not told of this node yet");
+                    }
+                }
+                sleep(PAUSE).await;
+                continue;
             }
-            sleep(PAUSE).await;
+            match join(&self.local, &self.seeds, &self.about).await {
+                Ok(joined) => return self.local.set_addresses(joined.addresses),
+                Err(refusal) => {
+                    return tracing::error!("the cluster does not know this node: {refusal}");
+                }
+            }
         }
     }
 

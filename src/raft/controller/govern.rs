@@ -18,6 +18,9 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 /// A node that has answered within so many election timeouts may receive replicas.
 const REACHED_TIMEOUTS: u32 = 3;
 
+/// A node that has given everything away stays for so many, to hear of it, to erase what it had and to answer what it was asked before.
+const PARTING_TIMEOUTS: u32 = 3;
+
 /// What comes to a node that has been silent for so many is taken back.
 const GONE_TIMEOUTS: u32 = 10;
 
@@ -47,6 +50,8 @@ pub(in crate::raft) async fn govern(node: Arc<Node>) {
 #[derive(Default)]
 struct Watch {
     silent: BTreeMap<NodeName, Instant>,
+    /// Nodes that have given everything away, since when.
+    parting: BTreeMap<NodeName, Instant>,
     /// Nodes that could not be given up, with what was said.
     told: BTreeMap<NodeName, String>,
 }
@@ -59,6 +64,23 @@ impl Watch {
         for node in state.members.keys().filter(|node| !reached.contains(*node)) {
             self.silent.entry(node.clone()).or_insert(now);
         }
+    }
+
+    /// The nodes that have given everything away and are given `time` to part.
+    fn parting(
+        &mut self,
+        state: &ClusterState,
+        reached: &BTreeSet<NodeName>,
+        time: Duration,
+    ) -> Vec<NodeName> {
+        self.parting.retain(|node, _| state.has_gone(node));
+        for node in state.members.keys().filter(|node| state.has_gone(node)) {
+            self.parting.entry(node.clone()).or_insert_with(Instant::now);
+        }
+        let stays = |(node, since): &(&NodeName, &Instant)| {
+            reached.contains(*node) && since.elapsed() < time
+        };
+        self.parting.iter().filter(stays).map(|(node, _)| node.clone()).collect()
     }
 
     fn silent_for(&self, least: Duration) -> BTreeSet<NodeName> {
@@ -84,7 +106,11 @@ async fn look(node: &Node, group: &Group, state: &ClusterState, watch: &mut Watc
     let Some(membership) = group.committed_membership() else { return group.end_joint().await };
     let members = membership.membership();
     let voters = state.meta_voters(&members.voter_ids().collect());
-    group.step_towards(&Goal { voters, nodes: state.meta_replicas() }).await?;
+    let mut nodes = state.meta_replicas();
+    for node in watch.parting(state, &reached, election_timeout * PARTING_TIMEOUTS) {
+        nodes.extend(state.members.get(&node).map(|member| (member.meta, node)));
+    }
+    group.step_towards(&Goal { voters, nodes }).await?;
 
     let members = members.nodes().map(|(replica, name)| (*replica, name.clone())).collect();
     if state.clone().forget(&members) {
