@@ -169,7 +169,7 @@ async fn drain_and_add(scene: &mut Scene<'_>) -> Result<(), Void> {
     cluster.is_refused(&["node", "remove", "n99"], "there is no node n99; the members are").await;
     cluster.is_refused(&["node", "replace", &name, &name], "cannot take its own place").await;
     let factor = ["cluster", "settings", "--replication-factor", "10"];
-    cluster.is_refused(&factor, "it is 1 to 9").await;
+    cluster.is_refused(&factor, "it must be 1 to 9").await;
 
     let new = cluster.join().await;
     cluster.all_settle().await;
