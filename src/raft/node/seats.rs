@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Node;
 use crate::cluster::{ClusterState, Replicas};
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::raft::blocking::blocking;
 use crate::raft::group::Group;
 use crate::raft::planted::{self, Bug};
@@ -48,6 +48,12 @@ struct Work {
 impl Node {
     /// Opens what the table says is here, and removes what a crash left of what was erased.
     pub(super) async fn open_held(&self, meta: Option<ReplicaId>) -> Result<()> {
+        let is_empty = self.table.lock().held().is_empty();
+        if is_empty && !(self.log.groups().is_empty() && self.environment.list()?.is_empty()) {
+            // Written down before anything is made: what is here is not of this program, and nothing that could be removed.
+            let message = "the data directory holds replicas, and no replicas.json says whose they are: it was written by an earlier version, or the file is lost; restore it from a backup, or empty the directory and join under a new name";
+            return Err(Error::new(Reason::Corruption, message));
+        }
         let held = {
             let mut table = self.table.lock();
             if let (None, Some(meta)) = (table.replica(GroupId::META), meta) {
@@ -214,5 +220,5 @@ impl Node {
 }
 
 fn disk(error: std::io::Error) -> Error {
-    Error::new(crate::error::Reason::ReadOnly, format!("the disk refuses: {error}"))
+    Error::new(Reason::ReadOnly, format!("the disk refuses: {error}"))
 }

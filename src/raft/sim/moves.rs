@@ -12,6 +12,7 @@ use super::cluster::{Cluster, Shape, newcomer};
 use super::run::simulate;
 use super::stories::{GROUP, put, shape, wait};
 use crate::raft::planted::{self, Bug};
+use crate::util::fs::FileSystem as _;
 
 /// The node that joins.
 const NEWCOMER: usize = 3;
@@ -136,4 +137,26 @@ fn a_node_that_forgets_what_it_has_erased_is_caught() {
         planted::with(Bug::NoTombstone, story)
     };
     assert!((0..SEEDS).any(comes_back));
+}
+
+/// Whatever became of it: without the table nobody knows what may be removed.
+#[test]
+fn a_node_whose_table_of_replicas_is_gone_refuses_to_start_and_removes_nothing() {
+    simulate(1, async || {
+        let cluster = founded(1).await;
+        cluster.crash(1, true);
+        let fs = cluster.fs(1);
+        let table = std::path::Path::new("/node/replicas.json");
+        let kept = crate::util::fs::read_file(&fs, table, 1 << 20).expect("it is there");
+        fs.remove(table).expect("a disk that works");
+        let refused = cluster.start(1).await.expect_err("what is there is nobody's");
+        assert!(refused.message().contains("no replicas.json"), "{refused}");
+        cluster.lose_power(1);
+        let fs = cluster.fs(1);
+        crate::util::fs::replace_file(&fs, "/node".as_ref(), "replicas.json", &kept)
+            .expect("a disk that works");
+        cluster.start(1).await.expect("all is there as before");
+        wait("it takes part", || cluster.arrived().is_ok()).await;
+        cluster.end().await;
+    });
 }
