@@ -509,3 +509,130 @@ fn put_node(buffer: &mut Vec<u8>, node: Option<&NodeName>) {
 fn node(name: &str) -> Option<NodeName> {
     (!name.is_empty()).then(|| NodeName(name.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys() -> impl Strategy<Value = Key> {
+        "\\PC{1,20}".prop_map(|text| Key::new(text).expect("one to eighty bytes"))
+    }
+
+    fn values() -> impl Strategy<Value = Value> {
+        (any::<bool>(), any::<Vec<u8>>()).prop_map(|(json, bytes)| {
+            if json { Value::Json(bytes.into()) } else { Value::Raw(bytes.into()) }
+        })
+    }
+
+    fn nodes() -> impl Strategy<Value = NodeName> {
+        "[a-z]{1,5}".prop_map(NodeName)
+    }
+
+    fn told() -> impl Strategy<Value = Told> {
+        let ttl = || proptest::option::of(1u32..);
+        let document = (any::<usize>(), values(), any::<u64>(), ttl());
+        let document = document.prop_map(|(place, value, version, ttl_seconds)| {
+            (place, Document { value, version: Version(version), ttl_seconds })
+        });
+        let item = (keys(), proptest::option::of(values()), any::<u64>(), ttl());
+        let item = item.prop_map(|(key, value, version, ttl_seconds)| Item {
+            key,
+            value,
+            version: Version(version),
+            ttl_seconds,
+        });
+        let figures = (any::<[u64; 5]>(), proptest::option::of(nodes()), any::<u32>());
+        let figures = (figures, proptest::collection::vec(nodes(), 0..3));
+        let figures = figures.prop_map(|((numbers, leader, shard), replicas)| Figures {
+            shard: ShardId(shard),
+            last_version: Version(numbers[0]),
+            writes: numbers[1],
+            reads: numbers[2],
+            keys: numbers[3],
+            bytes: numbers[4],
+            leader,
+            replicas,
+        });
+        prop_oneof![
+            proptest::collection::vec(document, 0..4).prop_map(Told::Documents),
+            (proptest::collection::vec(item, 1..4), any::<bool>())
+                .prop_map(|(items, more)| Told::Page(Page { items, more })),
+            proptest::collection::vec(figures, 0..4).prop_map(Told::Figures),
+        ]
+    }
+
+    fn freshness() -> impl Strategy<Value = Freshness> {
+        prop_oneof![Just(Freshness::Linearizable), Just(Freshness::Lease), Just(Freshness::Stale)]
+    }
+
+    proptest! {
+        #[test]
+        fn every_answer_reads_back_and_no_part_of_one_does(
+            told in told(), missing in proptest::collection::vec((any::<u32>(), proptest::option::of(nodes())), 0..3),
+        ) {
+            let missing = missing
+                .into_iter()
+                .map(|(shard, leader)| Missing { shard: ShardId(shard), leader })
+                .collect();
+            let answer = Answer { told, missing };
+            let bytes = encode_answer(&Ok(answer.clone()));
+            let read = decode_answer(&bytes).and_then(Result::ok);
+            prop_assert_eq!(read.as_ref(), Some(&answer));
+            for end in 0..bytes.len() {
+                prop_assert!(decode_answer(&bytes.slice(..end)).is_none(), "cut at {}", end);
+            }
+        }
+
+        #[test]
+        fn every_question_reads_back_and_no_part_of_one_does(
+            keys in proptest::collection::vec(keys(), 1..5), bytes_max in 0usize..1 << 30,
+            freshness in freshness(), millis in 0u64..1 << 40, shards in proptest::collection::vec(any::<u32>(), 1..4),
+            reverse: bool, keys_only: bool, bounds in ("[a-m]{0,3}", "[n-z]{0,3}"), limits in (1usize..1000, 1usize..1 << 20),
+        ) {
+            let direction = if reverse { Direction::Reverse } else { Direction::Forward };
+            let query = Query::new(&bounds.0, &bounds.1, "", direction, keys_only).expect("it goes up");
+            let shards: Vec<_> = shards.into_iter().map(ShardId).collect();
+            let places = vec![(shards[0], (0..keys.len()).collect())];
+            let questions = [
+                (What::Documents(Wanted { keys, places, bytes_max }), shards[..1].to_vec()),
+                (What::Page { query, limits: PageLimits { items: limits.0, bytes: limits.1 } }, shards.clone()),
+                (What::Figures, shards),
+            ];
+            for (what, shards) in questions {
+                let left = Duration::from_millis(millis);
+                let bytes = Question { what: &what, shards: shards.clone(), freshness, left }.encode();
+                let read = Question::decode(&bytes).expect("just encoded");
+                prop_assert_eq!((&read.shards, read.freshness, read.left), (&shards, freshness, left));
+                let again = Question { what: &read.what, shards, freshness, left }.encode();
+                prop_assert_eq!(again, bytes.clone());
+                for end in 0..bytes.len() {
+                    prop_assert!(Question::decode(&bytes[..end]).is_none(), "cut at {}", end);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(kind in 0u8..4, bytes: Vec<u8>) {
+            let with = |head: &[u8]| Bytes::from([head, &bytes].concat());
+            let _ = Question::decode(&with(&[VERSION, kind, 0]));
+            let _ = decode_answer(&with(&[VERSION, kind]));
+            let _ = (Question::decode(&bytes), decode_answer(&Bytes::from(bytes.clone())));
+        }
+    }
+
+    #[test]
+    fn an_error_arrives_as_it_was() {
+        let sent = Error::limit("kvstore.limits.page-size", "the answer", 10, 11, "bytes");
+        let read = decode_answer(&encode_answer(&Err(sent.clone())));
+        let read = read.expect("just encoded").expect_err("it is an error");
+        assert_eq!((read.reason(), read.message()), (sent.reason(), sent.message()));
+        let reasons = [Reason::NoLeader, Reason::NoQuorum, Reason::Corruption, Reason::ReadOnly];
+        for reason in reasons {
+            let bytes = encode_answer(&Err(Error::new(reason, "why")));
+            let read = decode_answer(&bytes).expect("just encoded").expect_err("an error");
+            assert_eq!((read.reason(), read.message()), (reason, "why"));
+        }
+    }
+}
