@@ -383,6 +383,30 @@ func TestTheRingIsAskedForOneAtATimeAndLessOftenWhileItStaysTheSame(t *testing.T
 	}
 }
 
+func TestAnOldRingIsAskedForAgainAsLeadersMoveWithoutAnotherEpoch(t *testing.T) {
+	c := startCluster(t)
+	client := routed(t, Config{}, c.first.fake)
+	var passed atomic.Int64
+	client.router.now = func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
+	untilAt(t, client, c.second, keyOf(1))
+	settled(t, client)
+	asked := c.first.rings.Load()
+	c.ring.Store(ringOf(1, c.first.address))
+	for range 5 {
+		mustPut(t, client, keyOf(1))
+	}
+	settled(t, client)
+	if rings := c.first.rings.Load(); rings != asked {
+		t.Fatalf("asked for %d times while it was fresh", rings-asked)
+	}
+	passed.Store(int64(ringKept))
+	untilAt(t, client, c.first, keyOf(1))
+	settled(t, client)
+	if rings := c.first.rings.Load(); rings != asked+1 {
+		t.Fatalf("asked for %d times, want once", rings-asked)
+	}
+}
+
 func TestNoTwoQuestionsForTheRingAreUnderWay(t *testing.T) {
 	c := startCluster(t)
 	now := make(chan struct{})

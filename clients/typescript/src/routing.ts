@@ -1,8 +1,9 @@
 // Sends operations on one key straight to the node that leads its shard; any other node would have to pass them on. Node only: the ring names
 // gRPC ports, which browsers cannot speak to.
 //
-// The ring (which node leads each shard) is asked for in the background: at first use, when an answer tells of another epoch, and when a node could
-// not serve a call; at most once a second, and less often while the answer stays the same. Only leaders that are connected and serve are used; that
+// The ring (which node leads each shard) is asked for in the background: at first use, when an answer tells of another epoch, when a node could not
+// serve a call, and when the ring is old, because leaders also move without another epoch; at most once a second, and less often while the
+// answer stays the same. Only leaders that are connected and serve are used; that
 // too is seen to in the background. So no call waits for any of this: without a ring, a leader or a way to it, the endpoints are asked as they
 // would be otherwise. A leader that fails a call is not used before the ring was asked for again; the call's retries go to the endpoints.
 
@@ -19,6 +20,8 @@ export const LEADERS_MAX = 64;
 /** Between two questions for the ring; doubled, up to the second, while that brings nothing new. */
 const PAUSE_FIRST_MS = 1_000;
 const PAUSE_MAX_MS = 15_000;
+/** When a ring is old. */
+export const RING_KEPT_MS = 15_000;
 /** How long the ring may take. */
 const RING_TIMEOUT_MS = 5_000;
 /** How long a connection to a node that leads nothing any more is kept: calls may be under way. */
@@ -64,6 +67,8 @@ export class Router {
   #learning = false;
   #pauseMs: number;
   #notBefore = -Infinity;
+  /** When the ring will be old. */
+  #old = Infinity;
 
   constructor(
     private readonly calls: Calls,
@@ -74,7 +79,8 @@ export class Router {
 
   /** The leader of a key. `undefined`: an endpoint will do. */
   target(key: string | undefined): Place | undefined {
-    if (this.#wanted && this.#mayLearn()) {
+    if (this.#mayLearn()) {
+      this.#learning = true;
       void this.#learn();
     }
     if (key === undefined || this.#ring === undefined || this.#hashes === undefined) {
@@ -107,11 +113,8 @@ export class Router {
 
   /** Whether to ask for the ring now: not while that is going on, nor when it was a moment ago. */
   #mayLearn(): boolean {
-    if (this.#learning || this.calls.closed || this.calls.clock.now() < this.#notBefore) {
-      return false;
-    }
-    this.#learning = true;
-    return true;
+    const now = this.calls.clock.now();
+    return (this.#wanted || now >= this.#old) && now >= this.#notBefore && !this.#learning && !this.calls.closed;
   }
 
   async #learn(): Promise<void> {
@@ -162,6 +165,7 @@ export class Router {
     }
     this.#ring = ring;
     this.#wanted = false;
+    this.#old = now + RING_KEPT_MS;
     const leading = new Set(ring.leaders.filter((url) => url !== ""));
     [...this.#ready].filter((url) => !leading.has(url)).forEach((url) => this.#ready.delete(url));
     const unused = new Map<string, number>();

@@ -15,7 +15,7 @@ import { Calls, SYSTEM_CLOCK, type Channel } from "../src/calls.js";
 import { grpc } from "../src/channels.js";
 import type { ClientOptions } from "../src/client.js";
 import { Client } from "../src/node.js";
-import { LEADERS_MAX, Router, shardOf, UNUSED_KEPT_MS } from "../src/routing.js";
+import { LEADERS_MAX, RING_KEPT_MS, Router, shardOf, UNUSED_KEPT_MS } from "../src/routing.js";
 import { fake, refusal, TestClient, TestClock, type Fake } from "./fake.js";
 
 const SHARDS = 4;
@@ -385,12 +385,29 @@ test("the ring is asked for less often while it stays the same", async () => {
   }
 });
 
+test("an old ring is asked for again, as leaders move without another epoch", async () => {
+  const { clock, calls, asked, tell } = offline();
+  const router = new Router(calls, 0);
+  const key = "a";
+  await until(() => router.target(key) !== undefined, settled);
+  tell(ringOf(0, "h:3"));
+  await clock.sleep(RING_KEPT_MS - 1);
+  router.target(key);
+  await settled();
+  assert.equal(asked.length, 1);
+  await clock.sleep(1);
+  await until(() => router.target(key)?.endpoint === "http://h:3", settled);
+  assert.equal(asked.length, 2);
+});
+
 test("no more leaders are connected than allowed, and those that lead nothing any more are closed when no call can be under way", async () => {
-  const { clock, calls, closed, tell } = offline();
+  const { clock, calls, asked, closed, tell } = offline();
   const router = new Router(calls, 0);
   const learn = async (): Promise<void> => {
+    const before = asked.length;
     router.heard(new Headers({ "kvstore-epoch": "another" }));
     router.target(undefined);
+    await until(() => asked.length > before, settled);
     await settled();
   };
   const ring = create(GetRingResponseSchema, {
