@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
@@ -447,10 +448,14 @@ func TestNoMoreLeadersAreConnectedThanAllowedAndOldOnesAreClosed(t *testing.T) {
 	if len(r.leaders) != leadersMax+10 {
 		t.Fatalf("%d leaders; those that lead nothing any more are kept while calls may be under way", len(r.leaders))
 	}
+	old := r.leaders["n0:1"].connection
 	now = now.Add(leaderKept + time.Second)
 	r.learned(many)
 	if len(r.leaders) != leadersMax || r.leaders["n0:1"] != nil {
 		t.Fatalf("%d leaders, want %d", len(r.leaders), leadersMax)
+	}
+	if state := old.GetState(); state != connectivity.Shutdown {
+		t.Fatalf("an old connection is %v", state)
 	}
 }
 

@@ -298,6 +298,14 @@ test("an address that is none is not used", async () => {
   await until(() => first.rings === 3, () => client.put(keyOf(1), 1));
 });
 
+test("a node without an address is not connected", async () => {
+  const { calls, opened, tell } = offline();
+  tell(ringOf(0, "h:2", ""));
+  const router = new Router(calls, 0);
+  await until(() => router.target(keyOf(0)) !== undefined, settled);
+  assert.deepEqual(opened, ["http://h:1", "http://h:2"]);
+});
+
 test("a client that is closed while it learns opens nothing more", async () => {
   for (const turns of [0, 1, 5, 20]) {
     const { calls, asked, opened, closed } = offline();
