@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -329,6 +330,72 @@ func TestAnUnknownOutcomeIsSettledOnlyByAnAnswerAboutTheRequest(t *testing.T) {
 		mustBe(t, err, c.sentinel)
 		if len(script.ids) != c.attempts || script.ids[0] != script.ids[len(script.ids)-1] {
 			t.Errorf("%v: request ids %q, want one in %d attempts", c.answers, script.ids, c.attempts)
+		}
+	}
+}
+
+// idsOf makes a client whose writes never reach a server: their answers are the errors in turn, then success. It notes the request ids.
+func idsOf(t *testing.T, answers ...error) (*Client, *[]string) {
+	t.Helper()
+	ids := new([]string)
+	answer := func(_ context.Context, _ string, request, _ any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption) error {
+		*ids = append(*ids, request.(interface{ GetRequestId() string }).GetRequestId())
+		if len(*ids) > len(answers) {
+			return nil
+		}
+		return answers[len(*ids)-1]
+	}
+	interceptor := grpc.WithChainUnaryInterceptor(answer)
+	client, _ := connect(t, Config{Endpoints: []string{"h:1"}, WithoutRouting: true, DialOptions: []grpc.DialOption{interceptor}})
+	return client, ids
+}
+
+func TestEveryKindOfWriteWhoseOutcomeIsUnknownIsRetriedWithItsRequestID(t *testing.T) {
+	ctx := context.Background()
+	for name, write := range map[string]func(*Client, ...Option) error{
+		"put":      func(c *Client, o ...Option) error { _, err := c.Put(ctx, "a", 1, o...); return err },
+		"put text": func(c *Client, o ...Option) error { _, err := c.PutText(ctx, "a", "1", o...); return err },
+		"put raw":  func(c *Client, o ...Option) error { _, err := c.PutRaw(ctx, "a", nil, o...); return err },
+		"delete":   func(c *Client, o ...Option) error { _, err := c.Delete(ctx, "a", o...); return err },
+		"batch put": func(c *Client, o ...Option) error {
+			_, err := c.BatchPut(ctx, map[string]any{"a": 1}, o...)
+			return err
+		},
+		"batch put texts": func(c *Client, o ...Option) error {
+			_, err := c.BatchPutText(ctx, map[string]string{"a": "1"}, o...)
+			return err
+		},
+	} {
+		for _, given := range [][]Option{nil, {WithRequestID("mine")}} {
+			client, ids := idsOf(t, outcomeUnknown, bareUnavailable)
+			if err := write(client, given...); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			want := "mine"
+			if given == nil {
+				want = (*ids)[0]
+			}
+			if want == "" || !slices.Equal(*ids, []string{want, want, want}) {
+				t.Errorf("%s: request ids %q, want one, three times", name, *ids)
+			}
+		}
+	}
+}
+
+func TestAnOutcomeThatStaysUnknownIsReportedAndTheCallersRequestIDRepeatsTheWrite(t *testing.T) {
+	ctx := context.Background()
+	for _, given := range [][]Option{nil, {WithRequestID("mine")}} {
+		client, ids := idsOf(t, slices.Repeat([]error{outcomeUnknown}, 11)...)
+		_, err := client.Put(ctx, "a", 1, given...)
+		if failure := mustBe(t, err, ErrOutcomeUnknown); failure.Reason != "OUTCOME_UNKNOWN" || len(*ids) != 11 {
+			t.Fatalf("%+v after %d attempts", failure, len(*ids))
+		}
+		if _, err := client.Put(ctx, "a", 1, given...); err != nil {
+			t.Fatal(err)
+		}
+		// Without one of the caller's the second is another write, which the server does not take for the first.
+		if repeated := (*ids)[11] == (*ids)[0]; repeated != (given != nil) {
+			t.Fatalf("request ids %q", *ids)
 		}
 	}
 }

@@ -28,14 +28,17 @@ const (
 	ringPauseFirst = time.Second
 	ringPauseMax   = 15 * time.Second
 	ringTimeout    = 5 * time.Second
+	// When a ring is old.
+	ringKept = 15 * time.Second
 	// How long a connection to a node that leads nothing any more is kept: calls may be under way.
 	leaderKept = time.Minute
 )
 
 // router sends operations on one key straight to the node that leads its shard; any other node would have to pass them on.
 //
-// It asks for the ring (which node leads each shard) in the background: at first use, when an answer tells of another epoch, and when a
-// node could not serve a call; at most once a second, and less often while the answer stays the same. Only leaders that are connected and serve
+// It asks for the ring (which node leads each shard) in the background: at first use, when an answer tells of another epoch, when a node
+// could not serve a call, and when the ring is old, because leaders also move without another epoch; at most once a second, and less often
+// while the answer stays the same. Only leaders that are connected and serve
 // are used; that too is seen to in the background. So no call waits for any of this: without a ring, a leader or a way to it, the endpoints
 // are asked as they would be otherwise. A leader that fails a call is not used before the ring was asked for again; the call's
 // retries go to the endpoints.
@@ -67,6 +70,7 @@ type ring struct {
 	epoch   string
 	leaders []*leader // of each shard; nil where none is known, or connected
 	names   []string  // their addresses
+	learned time.Time
 }
 
 // leader is a node that leads, or led, a shard.
@@ -105,11 +109,11 @@ func (r *router) route(request any) *leader {
 	if r == nil {
 		return nil
 	}
-	if r.wanted.Load() && r.mayLearn() {
+	ring := r.ring.Load()
+	if (r.wanted.Load() || ring != nil && r.now().Sub(ring.learned) >= ringKept) && r.mayLearn() {
 		go r.learn()
 	}
 	keyed, ok := request.(interface{ GetKey() string })
-	ring := r.ring.Load()
 	if !ok || ring == nil {
 		return nil
 	}
@@ -220,11 +224,12 @@ func (r *router) learned(answer *pb.GetRingResponse) []*leader {
 	} else {
 		r.pause = r.pauseFirst
 	}
-	r.notBefore = r.now().Add(r.pause)
+	now := r.now()
+	r.notBefore = now.Add(r.pause)
 	if names == nil || r.closed {
 		return nil
 	}
-	next := &ring{epoch: strconv.FormatUint(answer.GetEpoch(), 10), leaders: make([]*leader, len(names)), names: names}
+	next := &ring{epoch: strconv.FormatUint(answer.GetEpoch(), 10), leaders: make([]*leader, len(names)), names: names, learned: now}
 	leading := make(map[string]*leader)
 	for shard, name := range names {
 		if _, known := leading[name]; !known && name != "" && len(leading) < leadersMax {

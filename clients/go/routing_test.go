@@ -15,6 +15,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
@@ -383,6 +384,30 @@ func TestTheRingIsAskedForOneAtATimeAndLessOftenWhileItStaysTheSame(t *testing.T
 	}
 }
 
+func TestAnOldRingIsAskedForAgainAsLeadersMoveWithoutAnotherEpoch(t *testing.T) {
+	c := startCluster(t)
+	client := routed(t, Config{}, c.first.fake)
+	var passed atomic.Int64
+	client.router.now = func() time.Time { return time.Now().Add(time.Duration(passed.Load())) }
+	untilAt(t, client, c.second, keyOf(1))
+	settled(t, client)
+	asked := c.first.rings.Load()
+	c.ring.Store(ringOf(1, c.first.address))
+	for range 5 {
+		mustPut(t, client, keyOf(1))
+	}
+	settled(t, client)
+	if rings := c.first.rings.Load(); rings != asked {
+		t.Fatalf("asked for %d times while it was fresh", rings-asked)
+	}
+	passed.Store(int64(ringKept))
+	untilAt(t, client, c.first, keyOf(1))
+	settled(t, client)
+	if rings := c.first.rings.Load(); rings != asked+1 {
+		t.Fatalf("asked for %d times, want once", rings-asked)
+	}
+}
+
 func TestNoTwoQuestionsForTheRingAreUnderWay(t *testing.T) {
 	c := startCluster(t)
 	now := make(chan struct{})
@@ -423,10 +448,14 @@ func TestNoMoreLeadersAreConnectedThanAllowedAndOldOnesAreClosed(t *testing.T) {
 	if len(r.leaders) != leadersMax+10 {
 		t.Fatalf("%d leaders; those that lead nothing any more are kept while calls may be under way", len(r.leaders))
 	}
+	old := r.leaders["n0:1"].connection
 	now = now.Add(leaderKept + time.Second)
 	r.learned(many)
 	if len(r.leaders) != leadersMax || r.leaders["n0:1"] != nil {
 		t.Fatalf("%d leaders, want %d", len(r.leaders), leadersMax)
+	}
+	if state := old.GetState(); state != connectivity.Shutdown {
+		t.Fatalf("an old connection is %v", state)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -218,6 +219,28 @@ func TestAFailedOperationFailsAlone(t *testing.T) {
 	}
 	if err := session.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAnUnknownOutcomeInASessionIsReportedAndNotRetriedAndItsRequestIDRepeatsIt(t *testing.T) {
+	var ids []string
+	session := openSession(t, &fake{onSession: serveSession(func(request *pb.SessionRequest) *pb.SessionResponse {
+		if ids = append(ids, request.GetPut().GetRequestId()); len(ids) == 1 {
+			return refusedAnswer(request, outcomeUnknown)
+		}
+		return echo(request)
+	})})
+	ctx := context.Background()
+	_, err := session.Put(ctx, "a", 1, WithRequestID("mine")).Wait(ctx)
+	mustBe(t, err, ErrOutcomeUnknown)
+	if _, err := session.Put(ctx, "a", 1, WithRequestID("mine")).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := session.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(ids, []string{"mine", "mine"}) {
+		t.Fatalf("request ids %q, want one for each of two calls", ids)
 	}
 }
 

@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 from fake import Fake, answer, refuse
 
-from kvstore._routing import LEADERS_MAX, SERVING, UNUSED_SECONDS, Ring, Router, shard_of
+from kvstore._routing import (
+    LEADERS_MAX,
+    PAUSE_MAX_SECONDS,
+    RING_KEPT_SECONDS,
+    SERVING,
+    UNUSED_SECONDS,
+    Ring,
+    Router,
+    shard_of,
+)
 from kvstore.v1 import kv_pb2
 
 Open = Callable[..., Any]
@@ -259,6 +268,22 @@ def test_the_ring_is_asked_for_less_often_while_it_stays_the_same(monkeypatch: p
         assert begun_by(asking, 1) == 0, f"not before {pause} s"
         now[0] += 0.02
         assert begun_by(asking, 1) == 1
+
+
+def test_an_old_ring_is_asked_for_again_as_leaders_move_without_another_epoch() -> None:
+    now = [0.0]
+    asking = router("h:1", clock=lambda: now[0])
+    assert begun_by(asking, 1) == 1
+    asking._learned(Ring(ring(1, ["h:1"])))
+    asking._learning = False
+    now[0] += RING_KEPT_SECONDS - 0.01
+    assert begun_by(asking, 3) == 0
+    now[0] += 0.02
+    assert begun_by(asking, 3) == 1
+    asking._learned(None)
+    asking._learning = False
+    now[0] += PAUSE_MAX_SECONDS
+    assert begun_by(asking, 3) == 1, "it still is old where nobody gave another one"
 
 
 def test_no_more_leaders_are_connected_than_allowed() -> None:

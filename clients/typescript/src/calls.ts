@@ -2,10 +2,11 @@
 //
 // Calls stay with the endpoint that answers. After a failure that may be retried, or a deadline, the next one is taken.
 
-import { createClient, type CallOptions as AttemptOptions, type Client, type Transport } from "@connectrpc/connect";
+import { ConnectError, createClient, type CallOptions as AttemptOptions, type Client, type Transport } from "@connectrpc/connect";
 
 import { KvService } from "../gen/kvstore/v1/kv_pb.js";
 import { cancelled, failureOf, invalid, KvError, settles } from "./errors.js";
+import type { Router } from "./routing.js";
 
 /** Options of every call. */
 export interface CallOptions {
@@ -18,12 +19,20 @@ export interface CallOptions {
 /** A way to one endpoint. */
 export interface Channel {
   readonly transport: Transport;
+  /** Connects, and tells whether the node serves. Without it no operation is routed there. */
+  serves?(): Promise<boolean>;
   /** Closes its connections. */
   close?(): void;
 }
 
 /** The generated client of one endpoint. */
 export type Stub = Client<typeof KvService>;
+
+/** Where an attempt goes: an endpoint by its number, or a shard's leader by its url. */
+export interface Place {
+  readonly endpoint: number | string;
+  readonly stub: Stub;
+}
 
 /** What retries are made of; tests bring their own. */
 export interface Clock {
@@ -75,6 +84,8 @@ export class Calls {
   /** Index of the endpoint that the next attempt goes to. */
   #current = 0;
   #closed = false;
+  /** Knows the leaders of keys. `undefined`: every call goes to an endpoint. */
+  router: Router | undefined;
 
   constructor(endpoints: readonly string[], open: (endpoint: string) => Channel, timeoutMs: number, clock: Clock) {
     this.#endpoints = endpoints;
@@ -101,43 +112,69 @@ export class Calls {
 
   /**
    * Runs `attempt` until it has an answer, may not be retried, or time is up. `write` says whether an attempt changes anything;
-   * it must then carry the same request id each time.
+   * it must then carry the same request id each time. The first goes to the leader of `key`, the others to the endpoints.
    */
   async run<T>(
     write: boolean,
     options: CallOptions,
     attempt: (stub: Stub, options: AttemptOptions) => Promise<T>,
+    key?: string,
   ): Promise<T> {
     const { signal } = options;
     const attempts = new Attempts(this, write, signal, this.deadline(options));
-    for (;;) {
-      const { endpoint, stub } = attempts.next();
+    for (let to = key; ; to = undefined) {
+      const { endpoint, stub } = attempts.next(to);
+      const { router } = this;
+      const routed = router && { headers: router.headers(), onHeader: router.heard, onTrailer: router.heard };
       try {
-        return await attempt(stub, { ...(signal && { signal }), timeoutMs: attempts.leftMs() });
+        return await attempt(stub, { ...routed, ...(signal && { signal }), timeoutMs: attempts.leftMs() });
       } catch (thrown) {
+        router?.heard(ConnectError.from(thrown).metadata); // What came with an error is in it, and goes to no callback.
         await attempts.failed(endpoint, thrown);
       }
     }
   }
 
   /** The endpoint whose turn it is. */
-  current(): { endpoint: number; stub: Stub } {
+  current(): Place {
     const endpoint = this.#current;
-    const url = this.#endpoints[endpoint] as string;
+    return { endpoint, stub: this.open(this.#endpoints[endpoint] as string).stub };
+  }
+
+  /** The way to a node, opened at first use, and never after `close`, which could not close it. */
+  open(url: string): { channel: Channel; stub: Stub } {
     let open = this.#channels.get(url);
     if (open === undefined) {
+      if (this.#closed) {
+        throw closed();
+      }
       const channel = this.#open(url);
       open = { channel, stub: createClient(KvService, channel.transport) };
       this.#channels.set(url, open);
     }
-    return { endpoint, stub: open.stub };
+    return open;
   }
 
-  /** Ends the turn of an endpoint, unless another call has done so already. */
-  leave(endpoint: number): void {
+  /** The nodes to which a way is open that are no endpoints. */
+  others(): string[] {
+    return [...this.#channels.keys()].filter((url) => !this.#endpoints.includes(url));
+  }
+
+  /** Closes the way to one of the others. */
+  drop(url: string): void {
+    this.#channels.get(url)?.channel.close?.();
+    this.#channels.delete(url);
+  }
+
+  /** Ends the turn of an endpoint that has failed in a way that another one may not, unless another call has done so already. */
+  failed(endpoint: number | string, error: KvError): void {
+    if (!retryable(error) && error.code !== "DEADLINE_EXCEEDED") {
+      return;
+    }
     if (this.#current === endpoint) {
       this.#current = (endpoint + 1) % this.#endpoints.length;
     }
+    this.router?.failed(endpoint, error);
   }
 }
 
@@ -159,19 +196,19 @@ export class Attempts {
     return Math.ceil(Math.min(Math.max(this.deadline - this.calls.clock.now(), 1), TIMEOUT_MAX_MS));
   }
 
-  /** Where the next attempt goes. */
-  next(): { endpoint: number; stub: Stub } {
+  /** Where the next attempt goes: to the leader of `key` if it is known, else to an endpoint. */
+  next(key?: string): Place {
     if (this.calls.closed) {
-      throw this.#end(new KvError("other", "CANCELLED", "", "the client is closed"));
+      throw this.#end(closed());
     }
     if (this.signal?.aborted) {
       throw this.#end(cancelled(this.signal, false));
     }
-    return this.calls.current();
+    return this.calls.router?.target(key) ?? this.calls.current();
   }
 
   /** Takes in what an attempt at an endpoint has thrown: waits until the next one is to be made, or throws what the call has come to. */
-  async failed(endpoint: number, thrown: unknown): Promise<void> {
+  async failed(endpoint: number | string, thrown: unknown): Promise<void> {
     const { calls, signal, deadline } = this;
     if (signal?.aborted) {
       throw this.#end(cancelled(signal, this.write));
@@ -180,12 +217,9 @@ export class Attempts {
     if (error.kind === "outcome-unknown") {
       this.#unknown = error;
     }
-    const retryable = error.kind === "unavailable" || error.kind === "overloaded" || error.kind === "outcome-unknown";
-    if (retryable || error.code === "DEADLINE_EXCEEDED") {
-      calls.leave(endpoint);
-    }
+    calls.failed(endpoint, error);
     const waitMs = Math.max(backoffMs(this.#retries + 1, calls.clock.random()), retryAfterMs);
-    if (!retryable || this.#retries === RETRIES_MAX || calls.clock.now() + waitMs >= deadline) {
+    if (!retryable(error) || this.#retries === RETRIES_MAX || calls.clock.now() + waitMs >= deadline) {
       throw this.#end(error);
     }
     this.#retries++;
@@ -203,6 +237,15 @@ export class Attempts {
     }
     return new KvError(unknown.kind, unknown.code, unknown.reason, unknown.message, unknown.metadata, { cause: last });
   }
+}
+
+function closed(): KvError {
+  return new KvError("other", "CANCELLED", "", "the client is closed");
+}
+
+/** Whether another attempt may help. */
+function retryable({ kind }: KvError): boolean {
+  return kind === "unavailable" || kind === "overloaded" || kind === "outcome-unknown";
 }
 
 function checkedTimeoutMs(timeoutMs: number): number {

@@ -16,14 +16,39 @@ const PING_TIMEOUT_MS = 5_000;
 /** Leaves time for another endpoint when a host is gone: the system would wait for minutes, and spend the deadline. */
 const CONNECT_TIMEOUT_MS = 2_000;
 
+const HEALTH_HEADERS = { "content-type": "application/grpc", te: "trailers" };
+/** Before each message of gRPC: not compressed, length. */
+const FRAME_HEAD_BYTES = 5;
+/** The message that says so: `status: SERVING`. */
+const SERVING = Buffer.of(0x08, 0x01);
+
 /** One HTTP/2 connection, opened at first use. It does not keep the process running while it is idle. */
 export function grpc(endpoint: string): Channel {
   const pings = { pingIntervalMs: KEEP_ALIVE_MS, pingTimeoutMs: PING_TIMEOUT_MS, pingIdleConnection: true };
   const sessionManager = new Http2SessionManager(endpoint, pings, { createConnection });
   return {
     transport: createGrpcTransport({ baseUrl: endpoint, sessionManager }),
+    serves: () => serves(sessionManager),
     close: () => sessionManager.abort(),
   };
+}
+
+/** Asks a node over its connection whether it serves (grpc.health.v1), by hand: it is one call of one byte. */
+async function serves(connection: Http2SessionManager): Promise<boolean> {
+  const stream = await connection.request("POST", "/grpc.health.v1.Health/Check", HEALTH_HEADERS, {});
+  const timer = setTimeout(() => stream.close(), CONNECT_TIMEOUT_MS);
+  const received: Buffer[] = [];
+  stream.on("error", () => undefined); // The loop tells of it; one that comes after it must not end the process.
+  try {
+    stream.end(new Uint8Array(FRAME_HEAD_BYTES)); // An empty message: of all services.
+    for await (const data of stream) {
+      received.push(data as Buffer);
+      connection.notifyResponseByteRead(stream);
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+  return Buffer.concat(received).subarray(FRAME_HEAD_BYTES).equals(SERVING);
 }
 
 /** HTTP/1.1, as browsers and their proxies speak it. */

@@ -18,6 +18,7 @@ import {
 import { Calls, SYSTEM_CLOCK, type CallOptions, type Channel, type Clock } from "./calls.js";
 import { Entry } from "./entry.js";
 import { invalid, KvError } from "./errors.js";
+import type { Router } from "./routing.js";
 import { Scan } from "./scan.js";
 
 export interface ClientOptions {
@@ -30,6 +31,11 @@ export interface ClientOptions {
   transport?: "grpc" | "grpc-web" | undefined;
   /** Milliseconds for a call with all its retries. Default 5000. */
   timeoutMs?: number | undefined;
+  /**
+   * Node with `grpc`: whether operations on one key go straight to the node that leads its shard, at the address that the cluster names, where that can be
+   * reached. Default true; never with an own `connect`, nor where an endpoint is `https`.
+   */
+  routing?: boolean | undefined;
   /** Opens the way to an endpoint in place of `transport`: own certificates, interceptors, proxies. */
   connect?: ((endpoint: string) => Channel) | undefined;
 }
@@ -103,13 +109,22 @@ export abstract class BaseClient {
   readonly #calls: Calls;
 
   /** @internal */
-  protected constructor(options: ClientOptions, endpoints: string, connect: (endpoint: string) => Channel, clock: Clock = SYSTEM_CLOCK) {
+  protected constructor(
+    options: ClientOptions,
+    endpoints: string,
+    connect: (endpoint: string) => Channel,
+    route?: (calls: Calls) => Router,
+    clock: Clock = SYSTEM_CLOCK,
+  ) {
     const given = options.endpoints ?? endpoints;
     const list = (typeof given === "string" ? given.split(",") : given).map(endpointUrl);
     if (list.length === 0) {
       throw invalid("INVALID_ENDPOINT", "endpoints is empty; at least one is needed");
     }
     this.#calls = new Calls(list, options.connect ?? connect, options.timeoutMs ?? TIMEOUT_MS, clock);
+    if (options.routing !== false && options.connect === undefined && list.every((url) => url.startsWith("http:"))) {
+      this.#calls.router = route?.(this.#calls);
+    }
   }
 
   /** Stores `value` as JSON, replacing what was there together with its expiry. Returns the key's new version. */
@@ -136,15 +151,17 @@ export abstract class BaseClient {
     options: PutOptions,
   ): Promise<bigint> {
     const request = create(PutRequestSchema, { key: keyText(key), content, ...conditions(options), ...expiry(options) });
-    const answer = await this.#calls.run(true, options, (stub, call) => stub.put(request, call));
+    const answer = await this.#calls.run(true, options, (stub, call) => stub.put(request, call), key);
     return answer.version;
   }
 
   /** Reads one key; `undefined` when it is missing or has expired. */
   async get(key: string, options: ReadOptions = {}): Promise<Entry | undefined> {
     const request = create(GetRequestSchema, { key: keyText(key), ...freshness(options) });
+    // The copy at hand is any node's.
+    const routed = options.consistency === "stale" ? undefined : key;
     try {
-      return new Entry(await this.#calls.run(false, options, (stub, call) => stub.get(request, call)));
+      return new Entry(await this.#calls.run(false, options, (stub, call) => stub.get(request, call), routed));
     } catch (error) {
       if (error instanceof KvError && error.reason === "KEY_NOT_FOUND") {
         return undefined;
@@ -156,7 +173,7 @@ export abstract class BaseClient {
   /** Removes one key. Returns whether it was there. */
   async delete(key: string, options: DeleteOptions = {}): Promise<boolean> {
     const request = create(DeleteRequestSchema, { key: keyText(key), ...conditions(options) });
-    const answer = await this.#calls.run(true, options, (stub, call) => stub.delete(request, call));
+    const answer = await this.#calls.run(true, options, (stub, call) => stub.delete(request, call), key);
     return answer.deleted;
   }
 

@@ -3,6 +3,7 @@
 
 import { grpc, grpcWeb } from "./channels.js";
 import { BaseClient, type ClientOptions } from "./client.js";
+import { Router } from "./routing.js";
 
 export * from "./index.js";
 
@@ -11,7 +12,12 @@ const ENDPOINT = "http://127.0.0.1:9090";
 /** A client of kvstore. */
 export class Client extends BaseClient {
   constructor(options: ClientOptions = {}) {
-    super(options, process.env["KVSTORE_ENDPOINTS"] || ENDPOINT, options.transport === "grpc-web" ? grpcWeb : grpc);
+    const endpoints = process.env["KVSTORE_ENDPOINTS"] || ENDPOINT;
+    if (options.transport === "grpc-web") {
+      super(options, endpoints, grpcWeb); // The ring names gRPC ports.
+    } else {
+      super(options, endpoints, grpc, (calls) => new Router(calls));
+    }
   }
 
   /** For `using client = new Client()`. */

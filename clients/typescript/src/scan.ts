@@ -20,7 +20,7 @@ export class Scan {
   #last: string | undefined;
   #stream: Stream<ScanResponse> | undefined;
   /** Where the stream comes from. */
-  #endpoint = 0;
+  #endpoint: number | string = 0;
 
   constructor(calls: Calls, request: MessageInitShape<typeof ScanRequestSchema>, options: CallOptions) {
     this.#calls = calls;

@@ -10,9 +10,10 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 
 import { ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 import { KvService } from "../gen/kvstore/v1/kv_pb.js";
-import type { Clock } from "../src/calls.js";
+import type { Calls, Clock } from "../src/calls.js";
 import { grpc, grpcWeb } from "../src/channels.js";
 import { BaseClient, type ClientOptions } from "../src/client.js";
+import type { Router } from "../src/routing.js";
 
 export type Handlers = Partial<ServiceImpl<typeof KvService>>;
 
@@ -22,6 +23,8 @@ export interface Fake extends AsyncDisposable {
   connections(): number;
   /** Cuts every connection, as a crash would. */
   crash(): void;
+  /** What its health says. */
+  serving: boolean;
 }
 
 /** `deadlines: false`: the server does not hear of them, and leaves no timers of its own in this process. */
@@ -31,7 +34,12 @@ export async function fake(handlers: Handlers, transport: "grpc" | "grpc-web" = 
     if (!deadlines) {
       delete request.headers["grpc-timeout"];
     }
-    adapter(request, response);
+    if (request.url === "/grpc.health.v1.Health/Check") {
+      response.writeHead(200, { "content-type": "application/grpc" });
+      response.end(Buffer.of(0, 0, 0, 0, 2, 0x08, running.serving ? 1 : 2));
+    } else {
+      adapter(request, response);
+    }
   };
   const server = transport === "grpc" ? http2.createServer(handler) : http.createServer(handler);
   const open = new Set<Socket>();
@@ -44,7 +52,8 @@ export async function fake(handlers: Handlers, transport: "grpc" | "grpc-web" = 
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const crash = (): void => open.forEach((socket) => socket.destroy());
-  return {
+  const running: Fake = {
+    serving: true,
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     connections: () => accepted,
     crash,
@@ -54,6 +63,7 @@ export async function fake(handlers: Handlers, transport: "grpc" | "grpc-web" = 
       await once(server, "close");
     },
   };
+  return running;
 }
 
 /** An address where nobody listens. */
@@ -101,10 +111,10 @@ export class TestClock implements Clock {
   }
 }
 
-/** A client of Node whose time is the test's. */
+/** A client of Node whose time is the test's. Without `route` it asks for no ring. */
 export class TestClient extends BaseClient {
-  constructor(options: ClientOptions, clock: Clock) {
-    super(options, "", options.transport === "grpc-web" ? grpcWeb : grpc, clock);
+  constructor(options: ClientOptions, clock: Clock, route?: (calls: Calls) => Router) {
+    super(options, "", options.transport === "grpc-web" ? grpcWeb : grpc, route, clock);
   }
 
   [Symbol.dispose](): void {

@@ -1,10 +1,11 @@
 """Sends operations on one key straight to the node that leads its shard; any other node would have to pass them on.
 
 A router is `Endpoints` that know the ring (GetRing): which node leads each shard. It asks for it in the background: at first use,
-when an answer tells of another epoch, and when a node could not serve a call; at most once a second, and less often while the
-answer stays the same. Only leaders that are connected and serve are used; that too is seen to in the background. So no call
-waits for any of this: without a ring, a leader or a way to it, the endpoints are asked as they would be otherwise. A leader that
-fails a call is not used before the ring was asked for again; the call's retries go to the endpoints.
+when an answer tells of another epoch, when a node could not serve a call, and when the ring is old, because leaders also move
+without another epoch; at most once a second, and less often while the answer stays the same. Only leaders that are connected and
+serve are used; that too is seen to in the background. So no call waits for any of this: without a ring, a leader or a way to it,
+the endpoints are asked as they would be otherwise. A leader that fails a call is not used before the ring was asked for again;
+the call's retries go to the endpoints.
 
 Nodes are reached as the ring names them, without TLS. Where an endpoint wants TLS there is no routing.
 """
@@ -12,6 +13,7 @@ Nodes are reached as the ring names them, without TLS. Where an endpoint wants T
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +35,8 @@ EPOCH_KEY = "kvstore-epoch"
 LEADERS_MAX = 64
 #: Seconds between two questions for the ring; doubled, up to the second, while that brings nothing new.
 PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS = 1.0, 15.0
+#: Seconds after which the ring is old.
+RING_KEPT_SECONDS = 15.0
 #: Seconds that the ring may take, and connecting to its leaders.
 RING_SECONDS, CONNECT_SECONDS = 5.0, 2.0
 #: Seconds that a connection to a node that leads nothing any more is kept.
@@ -97,10 +101,12 @@ class Router(Endpoints[C, S]):
         self._learning = False
         self._pause = PAUSE_FIRST_SECONDS
         self._not_before = clock()
+        #: When the ring will be old.
+        self._old = math.inf
 
     def target(self, key: str | None) -> tuple[int | str, S]:
         """Whom to ask: the leader of `key`, else an endpoint; an address or the endpoint's number, and its stub."""
-        if self._wanted:
+        if self._wanted or self._clock() >= self._old:
             self._begin()
         if key is not None and self._leaders and self._ring is not None:
             address = self._ring.leader(key)
@@ -138,7 +144,8 @@ class Router(Endpoints[C, S]):
     def _begin(self) -> None:
         """Has the ring asked for, unless that is going on or was a moment ago."""
         with self._lock:
-            if self.closed or self._learning or not self._wanted or self._clock() < self._not_before:
+            now = self._clock()
+            if self.closed or self._learning or not (self._wanted or now >= self._old) or now < self._not_before:
                 return
             self._learning = True
         self._start()
@@ -156,7 +163,7 @@ class Router(Endpoints[C, S]):
             self._not_before = now + self._pause
             if ring is None or self.closed:
                 return {}, []
-            self._ring, self._wanted = ring, False
+            self._ring, self._wanted, self._old = ring, False, now + RING_KEPT_SECONDS
             leading = dict.fromkeys(filter(None, ring.leaders))
             self._leaders = {address: stub for address, stub in self._leaders.items() if address in leading}
             # Not closed at once: calls may be under way.

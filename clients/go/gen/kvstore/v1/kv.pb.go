@@ -1864,7 +1864,7 @@ func (*GetRingRequest) Descriptor() ([]byte, []int) {
 // Which node leads each shard, as far as the node that answers knows.
 type GetRingResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Grows with every change of the nodes, replicas or known leaders. In REST: a JSON string.
+	// Grows with every change of the nodes or replicas; leaders also move without it. In REST: a JSON string.
 	Epoch uint64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Number of shards, fixed when the cluster was created. The shard of a key is (xxh64(key, seed 0) * shards) >> 64, of the key's
 	// UTF-8 bytes, both factors unsigned and the product of 128 bits.

@@ -804,7 +804,7 @@ class GetRingResponse(google.protobuf.message.Message):
     NODES_FIELD_NUMBER: builtins.int
     PLACEMENTS_FIELD_NUMBER: builtins.int
     epoch: builtins.int
-    """Grows with every change of the nodes, replicas or known leaders. In REST: a JSON string."""
+    """Grows with every change of the nodes or replicas; leaders also move without it. In REST: a JSON string."""
     shards: builtins.int
     """Number of shards, fixed when the cluster was created. The shard of a key is (xxh64(key, seed 0) * shards) >> 64, of the key's
     UTF-8 bytes, both factors unsigned and the product of 128 bits.

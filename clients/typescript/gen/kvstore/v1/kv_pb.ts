@@ -959,7 +959,7 @@ export const GetRingRequestSchema: GenMessage<GetRingRequest> = /*@__PURE__*/
  */
 export type GetRingResponse = Message<"kvstore.v1.GetRingResponse"> & {
   /**
-   * Grows with every change of the nodes, replicas or known leaders. In REST: a JSON string.
+   * Grows with every change of the nodes or replicas; leaders also move without it. In REST: a JSON string.
    *
    * @generated from field: uint64 epoch = 1;
    */
