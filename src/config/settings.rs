@@ -193,6 +193,8 @@ pub struct Storage {
     pub sync_interval: Duration,
     /// `memtable.max-size`: bytes of one memtable.
     pub memtable_max_size: usize,
+    /// `open-files-max`: table files that are open at once.
+    pub open_files_max: usize,
     /// `sstable.max-size`: bytes of one table file.
     pub sstable_max_size: usize,
     /// `block-cache.max-size`: bytes, for all shards of the node together.

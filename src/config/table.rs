@@ -138,6 +138,12 @@ pub static KEYS: &[Key] = &[
         Kind::Size(0, TB, |c, v| c.storage.block_cache_max_size = narrow(v)),
     ),
     key(
+        "kvstore.storage.open-files-max",
+        "1000",
+        "table files that are open at once, for all shards together",
+        Kind::Count(16, 1_000_000, |c, v| c.storage.open_files_max = narrow(v)),
+    ),
+    key(
         "kvstore.storage.disk-free-min",
         "100MB",
         "free disk space below which writes are refused",

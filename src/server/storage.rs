@@ -159,6 +159,7 @@ pub(super) fn open_environment(config: &Config) -> Result<Arc<dyn Environment>, 
                 memtable_bytes: storage.memtable_max_size,
                 memtables_bytes_max: 4 * storage.memtable_max_size,
                 cache_bytes: storage.block_cache_max_size,
+                open_files_max: storage.open_files_max,
                 table_bytes_max: storage.sstable_max_size as u64,
                 // In a cluster the log of the groups is the log.
                 log: !in_cluster,

@@ -22,6 +22,8 @@ use std::sync::Arc;
 use super::cache::BlockCache;
 use super::files::TableDirectory;
 use super::manifest::{decode_edit, encode_edit};
+use super::open_files::OpenFiles;
+use super::settings::OPEN_FILES_MAX;
 use super::shared::{create_directory, name_disk_full, sync_directory};
 use super::table::Table;
 use super::version::{Version, VersionEdit};
@@ -75,7 +77,8 @@ pub(super) fn read(fs: &Arc<dyn FileSystem>, directory: &Path) -> Result<Version
     };
     let tree = decode(&bytes).map_err(|damage| Error::corruption(&path, 0, damage))?;
     let cache = BlockCache::new(0);
-    let files = TableDirectory::new(Arc::clone(fs), directory.to_owned(), cache.clone(), 0);
+    let files = OpenFiles::new(Arc::clone(fs), OPEN_FILES_MAX);
+    let files = TableDirectory::new(files, directory.to_owned(), cache.clone(), 0);
     let version = Version::default().apply(&tree, &files);
     version.map_err(|damage| Error::corruption(&path, 0, damage))?;
     for added in &tree.added {

@@ -1,7 +1,8 @@
 //! The table files of one engine: their names, their numbers, who opens them and who removes them.
 //!
 //! A [`TableFile`] is a table as the manifest knows it: a number and what was written. It is opened when it is first
-//! read, so that opening an engine does not open all its tables. A file lives as long as any
+//! read, so that opening an engine does not open all its tables, and its handle may be closed and opened again at any
+//! time ([`OpenFiles`]): whoever reads a table keeps its [`TableFile`]. A file lives as long as any
 //! [`Version`](super::version::Version) that names it: when the last one goes, the file of a table that the manifest
 //! names no more becomes **garbage**. It is removed later by a background thread
 //! ([`TableDirectory::remove_garbage`]), because the last owner may be a reader, and readers do not wait for the disk.
@@ -15,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache::BlockCache;
 use super::catalogue::EngineId;
+use super::open_files::OpenFiles;
 use super::table::{Properties, Table, TableMetadata, TableUid};
 use crate::storage::{Error, Result};
 use crate::util::fs::FileSystem;
@@ -46,7 +48,7 @@ impl FileNumber {
 #[derive(Debug)]
 pub(crate) struct TableDirectory {
     // Constant.
-    fs: Arc<dyn FileSystem>,
+    files: Arc<OpenFiles>,
     path: PathBuf,
     cache: Arc<BlockCache>,
     uid_seed: u64,
@@ -60,14 +62,14 @@ pub(crate) struct TableDirectory {
 impl TableDirectory {
     /// The directory at `path`, which exists. `uid_seed` must be random: the uids of new tables come from it.
     pub(crate) fn new(
-        fs: Arc<dyn FileSystem>,
+        files: Arc<OpenFiles>,
         path: PathBuf,
         cache: Arc<BlockCache>,
         uid_seed: u64,
     ) -> Arc<Self> {
         let next = AtomicU64::new(1);
         let (garbage, orphans) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { fs, path, cache, uid_seed, next, garbage, orphans })
+        Arc::new(Self { files, path, cache, uid_seed, next, garbage, orphans })
     }
 
     /// The low bits of the engine's number, as its name says it; 0 when that says none.
@@ -84,7 +86,7 @@ impl TableDirectory {
 
     /// What it is on.
     pub(crate) fn fs(&self) -> &dyn FileSystem {
-        &*self.fs
+        &**self.files.fs()
     }
 
     /// The path of a table.
@@ -106,7 +108,7 @@ impl TableDirectory {
 
     /// Makes the names of new files durable.
     pub(super) fn sync(&self) -> Result<()> {
-        self.fs.sync_dir(&self.path).map_err(|error| Error::io("sync", &self.path, error))
+        self.fs().sync_dir(&self.path).map_err(|error| Error::io("sync", &self.path, error))
     }
 
     /// Removes the files that nobody needs any more; returns how many. What cannot be removed is tried again by the
@@ -136,7 +138,7 @@ impl TableDirectory {
     /// Removes a file; it is no error when there is none.
     pub(super) fn remove(&self, name: &str) -> Result<()> {
         let path = self.path.join(name);
-        match self.fs.remove(&path) {
+        match self.fs().remove(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::io("remove", &path, error))
             }
@@ -205,8 +207,9 @@ impl TableFile {
     #[cold]
     fn open(&self) -> Result<&Arc<Table>> {
         let directory = &self.directory;
-        let uid = Some(self.metadata.uid);
-        let table = Table::open(directory.fs(), &self.path(), &directory.cache, uid)?;
+        let (path, uid) = (self.path(), Some(self.metadata.uid));
+        let file = directory.files.open(&path).map_err(|error| Error::io("open", &path, error))?;
+        let table = Table::open_file(file, &path, &directory.cache, uid)?;
         // Two who open at the same time read twice, and keep one.
         Ok(self.table.get_or_init(|| Arc::new(table)))
     }

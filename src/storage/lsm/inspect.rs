@@ -13,8 +13,10 @@ use super::files::{FileNumber, TableDirectory, TableFile};
 use super::key::Kind;
 use super::manifest;
 use super::memtable::{Memtable, Moment};
+use super::open_files::OpenFiles;
 use super::recovery::{LOG_DIRECTORY, Logged};
 use super::scan::{TreeScan, merge_of};
+use super::settings::OPEN_FILES_MAX;
 use super::status::{self, Totals};
 use super::table::Table;
 use super::tree::Tree;
@@ -39,6 +41,7 @@ pub struct Inspection {
     fs: Arc<dyn FileSystem>,
     directory: PathBuf,
     cache: Arc<BlockCache>,
+    files: Arc<OpenFiles>,
     _lock: Option<DirLock>,
 }
 
@@ -131,7 +134,8 @@ impl Inspection {
             std::io::ErrorKind::WouldBlock => Error::Locked { path: directory.clone() },
             _ => Error::io("lock", &directory, error),
         })?;
-        Ok(Self { fs, directory, cache: BlockCache::new(CACHE_BYTES), _lock: lock })
+        let files = OpenFiles::new(Arc::clone(&fs), OPEN_FILES_MAX);
+        Ok(Self { fs, directory, cache: BlockCache::new(CACHE_BYTES), files, _lock: lock })
     }
 
     /// Reads every byte of every file and checks it.
@@ -228,7 +232,7 @@ impl Inspection {
 
     fn files_of(&self, id: EngineId) -> Arc<TableDirectory> {
         let path = self.directory.join(id.directory_name());
-        TableDirectory::new(Arc::clone(&self.fs), path, Arc::clone(&self.cache), 0)
+        TableDirectory::new(Arc::clone(&self.files), path, Arc::clone(&self.cache), 0)
     }
 
     /// Every engine as its tables and the log make it.

@@ -163,12 +163,14 @@ mod tests {
     use crate::storage::Seqno;
     use crate::storage::lsm::cache::BlockCache;
     use crate::storage::lsm::files::{FileNumber, TableDirectory};
+    use crate::storage::lsm::open_files::OpenFiles;
     use crate::storage::lsm::table::{Properties, TableMetadata, TableUid};
     use crate::util::fs::sim::SimFileSystem;
 
     fn table(number: u64, smallest: &[u8], largest: &[u8], inclusive: bool) -> Arc<TableFile> {
         let fs = Arc::new(SimFileSystem::new(1));
-        let directory = TableDirectory::new(fs, "/".into(), BlockCache::new(0), 1);
+        let directory =
+            TableDirectory::new(OpenFiles::new(fs, 8), "/".into(), BlockCache::new(0), 1);
         let properties = Properties {
             seqno_min: Seqno(number),
             seqno_max: Seqno(number),

@@ -7,7 +7,7 @@
 //! | internal keys and their order | `key` |
 //! | tables: written once, read by anyone; blocks in memory, of all engines of a process | `table`, `options`, `cache` |
 //! | memtables | `memtable` |
-//! | which tables there are: levels, versions, the manifest | `files`, `level`, `version`, `manifest` |
+//! | which tables there are: levels, versions, the manifest; which of them are open | `files`, `open_files`, `level`, `version`, `manifest` |
 //! | what is merged when, and how | `compaction` |
 //! | reading: one key, a range | `tree`, `read`, `merge`, `scan` |
 //! | one engine, phase by phase | `engine`, `write`, `flush`, `compact`, `checkpoint`, `recovery`, `status` |
@@ -35,6 +35,7 @@ pub(crate) mod level;
 pub(crate) mod manifest;
 mod memtable;
 mod merge;
+pub(crate) mod open_files;
 pub(crate) mod options;
 mod read;
 mod recovery;

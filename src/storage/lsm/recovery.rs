@@ -112,7 +112,7 @@ fn open_engine(shared: &Arc<Shared>, id: EngineId) -> Result<Arc<Engine>> {
 /// The directory of an engine, with a seed of its own.
 pub(super) fn engine_directory(shared: &Shared, id: EngineId) -> Arc<TableDirectory> {
     let path = shared.directory.join(id.directory_name());
-    TableDirectory::new(Arc::clone(&shared.fs), path, Arc::clone(&shared.cache), shared.seed())
+    TableDirectory::new(Arc::clone(&shared.files), path, Arc::clone(&shared.cache), shared.seed())
 }
 
 fn replay(shared: &Shared, path: &Path, catalogue: &Catalogue, engines: &Engines) -> Result<Wal> {

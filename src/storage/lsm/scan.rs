@@ -12,6 +12,7 @@ use super::merge::{LevelCursor, Merge, Source};
 use super::read::is_visible;
 use super::table::{Access, Table};
 use super::tree::Tree;
+use super::version::Version;
 use crate::storage::lsm::key::InternalEntry;
 use crate::storage::{Direction, EntryRef, KeyRange, Result, Scan, Seqno};
 use crate::util::time::Timestamp;
@@ -46,6 +47,8 @@ pub(super) struct TreeScan<G> {
     /// Backwards: the newest version of it so far.
     value: Vec<u8>,
     expires_at: Option<Timestamp>,
+    /// Its tables may be opened again at any step, so their files must be there.
+    _version: Arc<Version>,
     _guard: G,
 }
 
@@ -73,6 +76,7 @@ impl<G> TreeScan<G> {
             key: Vec::new(),
             value: Vec::new(),
             expires_at: None,
+            _version: Arc::clone(&tree.version),
             _guard: guard,
         })
     }
@@ -168,7 +172,7 @@ fn skip_key(merge: &mut Merge, key: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-/// Every entry of a tree, in order, whoever may see it.
+/// Every entry of a tree, in order, whoever may see it. The tree must live for as long.
 pub(super) fn merge_of(tree: &Tree) -> Result<Merge> {
     let (sources, _) = sources(tree, KeyRange::ALL)?;
     Merge::start(sources, Direction::Forward)

@@ -8,6 +8,9 @@ use super::options::{Compression, TableOptions};
 use super::version::LAST_LEVEL;
 use crate::wal;
 
+/// Table files that are open at once, where nothing else is said.
+pub(super) const OPEN_FILES_MAX: usize = 1_000;
+
 /// Settings of an environment.
 #[derive(Debug, Clone)]
 pub struct LsmOptions {
@@ -17,6 +20,9 @@ pub struct LsmOptions {
     pub memtables_bytes_max: usize,
     /// Size of the block cache. Default 256 MiB.
     pub cache_bytes: usize,
+    /// Table files that are open at once, of all engines together, at least one. Each thread that reads may have one more
+    /// open for a moment. Default 1,000.
+    pub open_files_max: usize,
     /// No table of a compaction is larger, unless one key needs it. Default 100 MiB.
     pub table_bytes_max: u64,
     /// Compresses what reaches the last level by Zstandard at this level, instead of LZ4: smaller files, dearer reads.
@@ -55,6 +61,7 @@ impl LsmOptions {
             memtable_bytes,
             memtables_bytes_max: 4 * memtable_bytes,
             cache_bytes: 256 << 20,
+            open_files_max: OPEN_FILES_MAX,
             table_bytes_max: 100 << 20,
             last_level_zstd: None,
             log: true,
@@ -72,7 +79,7 @@ impl LsmOptions {
     }
 
     /// So small that a few writes do everything: memtables from 1 KiB, segments of the log from 4 KiB, level 0 of one table
-    /// on, blocks of one entry, indexes of many pieces. Which ones, says the seed.
+    /// on, blocks of one entry, indexes of many pieces, fewer handles than tables. Which ones, says the seed.
     #[cfg(test)]
     pub(crate) fn tiny(seed: u64) -> Self {
         use rand::rngs::StdRng;
@@ -105,6 +112,7 @@ impl LsmOptions {
                 [random.random_range(0..3)],
             index_bytes_max: 1 << random.random_range(6..18),
         });
+        options.open_files_max = random.random_range(1..5);
         options
     }
 

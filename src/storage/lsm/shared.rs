@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::cache::BlockCache;
+use super::open_files::OpenFiles;
 use super::room::Room;
 use super::settings::LsmOptions;
 use super::worker::Queue;
@@ -30,6 +31,7 @@ pub(super) struct Shared {
     pub(super) directory: PathBuf,
     pub(super) options: LsmOptions,
     pub(super) cache: Arc<BlockCache>,
+    pub(super) files: Arc<OpenFiles>,
     /// Set once, when what it held has been replayed; never without `options.log`.
     pub(super) log: OnceLock<Wal>,
     // Own synchronisation.
@@ -47,6 +49,7 @@ impl Shared {
         let memtable_bytes = options.memtable_bytes.min(MEMTABLE_BYTES_MAX);
         let options = LsmOptions { memtable_bytes, ..options };
         Self {
+            files: OpenFiles::new(Arc::clone(&fs), options.open_files_max),
             fs,
             directory,
             cache: BlockCache::new(options.cache_bytes),

@@ -211,6 +211,7 @@ fn lies_over_others(version: &Version, number: usize, table: &TableFile) -> bool
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
 pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
     let cache = shared.cache.status();
+    let (open_files, opened) = shared.files.figures();
     let mut status = EnvironmentStatus {
         disk_bytes: 0,
         memory_bytes: (cache.block_bytes + cache.pinned_bytes) as u64,
@@ -223,6 +224,8 @@ pub(super) fn of_environment(shared: &Shared) -> EnvironmentStatus {
             ("cache_blocks", cache.blocks as f64),
             ("cache_reads", cache.reads as f64),
             ("cache_evictions", cache.evictions as f64),
+            ("files_open", open_files as f64),
+            ("files_opened", opened as f64),
         ]),
     };
     report_lookups(shared.cache.lookups().counts(), &mut status.figures);

@@ -8,6 +8,7 @@ use super::{CURRENT, Manifest, current_text, edit};
 use crate::storage::Error;
 use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::files::{FileNumber, TableDirectory};
+use crate::storage::lsm::open_files::OpenFiles;
 use crate::storage::lsm::version::{Version, VersionEdit};
 use crate::util::fs::FileSystem as _;
 use crate::util::fs::sim::SimFileSystem;
@@ -68,5 +69,10 @@ fn judge(bytes: &[u8]) {
 }
 
 fn directory(fs: &SimFileSystem) -> Arc<TableDirectory> {
-    TableDirectory::new(Arc::new(fs.clone()), Path::new(DIRECTORY).into(), BlockCache::new(0), 1)
+    TableDirectory::new(
+        OpenFiles::new(Arc::new(fs.clone()), 8),
+        Path::new(DIRECTORY).into(),
+        BlockCache::new(0),
+        1,
+    )
 }

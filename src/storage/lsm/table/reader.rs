@@ -21,8 +21,8 @@ use super::range_deletions::RangeDeletions;
 use super::source::{Access, Source, Tail};
 use crate::storage::lsm::cache::{BlockCache, Cached, Pinned, Priority, Slots};
 use crate::storage::lsm::key::{InternalEntry, KeyHash, Ordinal};
-use crate::storage::{KeyRange, Result, Seqno};
-use crate::util::fs::FileSystem;
+use crate::storage::{Error, KeyRange, Result, Seqno};
+use crate::util::fs::{File, FileSystem};
 
 /// Largest block of properties, in bytes.
 const PROPERTIES_BYTES_MAX: u32 = 64 << 10;
@@ -65,7 +65,18 @@ impl Table {
         cache: &Arc<BlockCache>,
         uid: Option<TableUid>,
     ) -> Result<Self> {
-        let (source, tail) = Source::open(fs, path)?;
+        let file = fs.open(path).map_err(|error| Error::io("open", path, error))?;
+        Self::open_file(file, path, cache, uid)
+    }
+
+    /// As [`Self::open`], of a file that was opened.
+    pub(crate) fn open_file(
+        file: Arc<dyn File>,
+        path: &Path,
+        cache: &Arc<BlockCache>,
+        uid: Option<TableUid>,
+    ) -> Result<Self> {
+        let (source, tail) = Source::open(file, path)?;
         let footer = *source.footer();
         if uid.is_some_and(|uid| uid != footer.uid) {
             return Err(source.corruption(footer.size, "this is another table than the one named"));

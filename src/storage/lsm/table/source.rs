@@ -9,7 +9,7 @@ use super::block::DataBlock;
 use super::format::{Damage, FOOTER_BYTES, Footer, unseal, unseal_slice};
 use super::index::BlockPlace;
 use crate::storage::{Error, Result};
-use crate::util::fs::{File, FileSystem};
+use crate::util::fs::File;
 
 /// Read from the end of a file when it is opened: footer, properties and mostly the index, in one trip to the disk.
 const TAIL_BYTES: u64 = 64 << 10;
@@ -38,9 +38,8 @@ pub(crate) struct Tail {
 }
 
 impl Source {
-    /// Opens a file, checks its footer, and hands out its tail.
-    pub(crate) fn open(fs: &dyn FileSystem, path: &Path) -> Result<(Self, Tail)> {
-        let file = fs.open(path).map_err(|error| Error::io("open", path, error))?;
+    /// Checks the footer of a file that was opened, and hands out its tail.
+    pub(crate) fn open(file: Arc<dyn File>, path: &Path) -> Result<(Self, Tail)> {
         let size = file.size().map_err(|error| Error::io("read the size", path, error))?;
         let start = size.saturating_sub(TAIL_BYTES);
         let length = usize::try_from(size - start).expect("at most the bytes of a tail");

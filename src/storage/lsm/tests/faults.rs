@@ -220,17 +220,19 @@ fn a_failed_call_at_any_step_of_an_opening_leaves_everything_for_the_next_one() 
     }
 }
 
-#[test]
-fn a_read_that_fails_is_an_error_of_that_read_and_of_nothing_else() {
+/// A read, or the opening of what is to be read: for the first time, or again because its handle was closed meanwhile.
+fn only_that_read_fails(operation: Operation) {
+    let is_of_a_read =
+        |error: &Error| matches!(error, Error::Io { operation: "read" | "open", .. });
     let (left, histories) = left_behind(54);
     for skip in 0.. {
-        let what = format!("read {skip}");
+        let what = format!("{operation:?} {skip}");
         let fs = left.restart(1);
-        fs.inject(Fault::after(Operation::Read, "", skip, Effect::Io));
+        fs.inject(Fault::after(operation, "", skip, Effect::Io));
         let environment = match open(&fs, 54) {
             Ok(environment) => environment,
             Err(error) => {
-                assert!(matches!(error, Error::Io { operation: "read", .. }), "{what}: {error}");
+                assert!(is_of_a_read(&error), "{what}: {error}");
                 assert!(open(&fs, 54).is_ok(), "{what}: the next opening reads");
                 continue;
             }
@@ -240,7 +242,7 @@ fn a_read_that_fails_is_an_error_of_that_read_and_of_nothing_else() {
             let engine = environment.open(name).expect("opens");
             for key in (0..12).map(|number| [b'k', number]) {
                 let Err(error) = engine.get(&key) else { continue };
-                assert!(matches!(error, Error::Io { operation: "read", .. }), "{what}: {error}");
+                assert!(is_of_a_read(&error), "{what}: {error}");
                 failed += 1;
             }
             engine.write(&put(b"later", b"1"), Durability::Sync).expect("writes go on");
@@ -251,9 +253,15 @@ fn a_read_that_fails_is_an_error_of_that_read_and_of_nothing_else() {
         fs.clear_faults();
         survivors(&environment, &histories, &what);
         if !struck {
-            return assert!(skip > 10, "only {skip} reads");
+            return assert!(skip > 10, "only {skip}");
         }
     }
+}
+
+#[test]
+fn a_read_that_fails_is_an_error_of_that_read_and_of_nothing_else() {
+    only_that_read_fails(Operation::Read);
+    only_that_read_fails(Operation::Open);
 }
 
 fn deleted(key: &[u8]) -> WriteBatch {

@@ -1,5 +1,5 @@
 //! The engine as a whole: what only it can show. Everything here runs on the simulated file system, and but for
-//! `background`, `soak` and one test of `crash` on one thread, so that a run repeats exactly: the background is driven by the workload.
+//! `background`, `soak` and one test each of `crash` and `handles` on one thread, so that a run repeats exactly: the background is driven by the workload.
 
 mod background;
 mod budgets;
@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod faults;
 mod fixtures;
+mod handles;
 mod kill;
 mod life;
 mod orders;

@@ -17,6 +17,7 @@ use crate::storage::lsm::cache::BlockCache;
 use crate::storage::lsm::compaction::rules::Moment;
 use crate::storage::lsm::files::{FileNumber, TableDirectory};
 use crate::storage::lsm::level::Span;
+use crate::storage::lsm::open_files::OpenFiles;
 use crate::storage::lsm::table::{Properties, RangeDeletions, TableMetadata, TableUid, UpperBound};
 use crate::storage::lsm::version::{Flushed, LAST_LEVEL};
 use crate::util::fs::sim::SimFileSystem;
@@ -127,7 +128,8 @@ struct Runner {
 impl Default for Runner {
     fn default() -> Self {
         let fs = Arc::new(SimFileSystem::new(1));
-        let directory = TableDirectory::new(fs, "/engine".into(), BlockCache::new(0), 1);
+        let directory =
+            TableDirectory::new(OpenFiles::new(fs, 8), "/engine".into(), BlockCache::new(0), 1);
         // Numbers of new tables tell them from those of the script.
         directory.skip(FileNumber(99));
         let flushed = Some(Flushed { seqno: Seqno(1_000_000), ..Flushed::default() });

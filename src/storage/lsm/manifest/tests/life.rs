@@ -85,7 +85,14 @@ fn a_checkpoint_is_a_manifest_of_its_own() {
         let name = table.number().table_name();
         fs.hard_link(&table.path(), &copy.join(name)).expect("linked");
     }
-    let at_copy = || TableDirectory::new(Arc::new(fs.clone()), copy.clone(), BlockCache::new(0), 8);
+    let at_copy = || {
+        TableDirectory::new(
+            OpenFiles::new(Arc::new(fs.clone()), 8),
+            copy.clone(),
+            BlockCache::new(0),
+            8,
+        )
+    };
     Manifest::create(&at_copy(), engine.manifest.version()).expect("created");
     let opened = Manifest::open(&at_copy()).expect("opened");
     assert_eq!(state(&opened), state(&engine.manifest));

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::storage::lsm::cache::BlockCache;
+use crate::storage::lsm::open_files::OpenFiles;
 use crate::storage::lsm::table::{Properties, TableMetadata, UpperBound};
 use crate::storage::lsm::version::{AddedTable, Flushed};
 use crate::storage::{Result, Seqno};
@@ -29,7 +30,7 @@ fn new_disk(seed: u64) -> SimFileSystem {
 }
 
 fn directory(fs: &SimFileSystem) -> Arc<TableDirectory> {
-    TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7)
+    TableDirectory::new(OpenFiles::new(Arc::new(fs.clone()), 8), DIR.into(), BlockCache::new(0), 7)
 }
 
 fn open(fs: &SimFileSystem) -> Result<Manifest> {

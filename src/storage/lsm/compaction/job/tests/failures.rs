@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::storage::lsm::cache::BlockCache;
+use crate::storage::lsm::open_files::OpenFiles;
 use crate::util::fs::sim::{Effect, Fault, Operation};
 
 /// An engine with four tables in level 0, the files that belong to it, and the merge of all four.
@@ -61,7 +62,12 @@ fn what_cannot_be_removed_is_an_orphan_for_the_next_opening() {
     merge(&engine, &inputs, &AtomicBool::new(false)).expect_err("it fails");
     assert!(engine.files().len() > files.len());
     let fs = engine.fs.restart(1);
-    let directory = TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
+    let directory = TableDirectory::new(
+        OpenFiles::new(Arc::new(fs.clone()), 8),
+        DIR.into(),
+        BlockCache::new(0),
+        7,
+    );
     let manifest = Manifest::open(&directory).expect("opened");
     directory.remove_orphans().expect("removed");
     assert_eq!(manifest.version().tables().count(), 4);
@@ -83,7 +89,12 @@ fn a_merge_that_survives_a_crash_before_its_commit_has_not_happened() {
     let (engine, _, inputs) = ready();
     let edit = merge(&engine, &inputs, &AtomicBool::new(false)).expect("merged").expect("done");
     let fs = engine.fs.restart(3);
-    let directory = TableDirectory::new(Arc::new(fs.clone()), DIR.into(), BlockCache::new(0), 7);
+    let directory = TableDirectory::new(
+        OpenFiles::new(Arc::new(fs.clone()), 8),
+        DIR.into(),
+        BlockCache::new(0),
+        7,
+    );
     let manifest = Manifest::open(&directory).expect("opened");
     directory.remove_orphans().expect("removed");
     assert_eq!(manifest.version().level(0).tables().len(), 4);

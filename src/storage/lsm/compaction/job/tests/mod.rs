@@ -20,6 +20,7 @@ use crate::storage::lsm::compaction::rules::Moment;
 use crate::storage::lsm::files::FileNumber;
 use crate::storage::lsm::key::{InternalEntry, Kind, SEQNO_MAX};
 use crate::storage::lsm::manifest::Manifest;
+use crate::storage::lsm::open_files::OpenFiles;
 use crate::storage::lsm::table::{Access, Table, TableBuilder};
 use crate::storage::lsm::version::{AddedTable, Flushed};
 use crate::storage::{Error, Seqno};
@@ -63,7 +64,8 @@ impl Engine {
         fs.create_dir_all(Path::new(DIR)).expect("made");
         fs.sync_dir(Path::new("/")).expect("synced");
         let disk = Arc::new(fs.clone());
-        let directory = TableDirectory::new(disk, DIR.into(), BlockCache::new(1 << 20), 7);
+        let directory =
+            TableDirectory::new(OpenFiles::new(disk, 8), DIR.into(), BlockCache::new(1 << 20), 7);
         let manifest = Manifest::create(&directory, &Version::default()).expect("created");
         let table_bytes_max = options.table_bytes * 3 / 2;
         Self {
