@@ -1,7 +1,11 @@
-//! What the router promises, on the reference engine: operations on keys and batches (`keys`), pages (`pages`).
+//! What the router promises. On one node, with the reference engine: operations on keys and batches (`keys`), pages (`pages`). On several nodes (`nodes`): reads of what is elsewhere
+//! (`elsewhere`), nodes that tell what was not asked (`unfit`).
 
+mod elsewhere;
 mod keys;
+mod nodes;
 mod pages;
+mod unfit;
 
 use std::sync::Arc;
 use std::time::Duration;
