@@ -21,7 +21,7 @@ mod reads;
 mod replicas;
 mod room;
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 pub mod state;
 pub mod transport;
 pub mod types;

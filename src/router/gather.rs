@@ -1,7 +1,7 @@
 //! Reads that concern shards of which some are not here: what is here is read here, other nodes are asked for the rest, each once for all that it has.
 //!
 //! A round asks everybody at the same time and waits for all. What a node does not serve (its replica has gone, it does not lead and followers may not read, it does not answer) is asked of
-//! the next node that holds the shard, a leader that was named first. When all have been asked, it begins anew after [`ASK_AGAIN`], with the nodes that hold the shard by then. A
+//! the next node that holds the shard, a leader that was named first; likewise when it tells something that was not asked (`fit.rs`). When all have been asked, it begins anew after [`ASK_AGAIN`], with the nodes that hold the shard by then. A
 //! node that is asked answers from what it has and asks nobody: one hop.
 //!
 //! Memory: an answer has at most [`ANSWER_BYTES_MAX`], a page of a node at most the bytes that the caller's page may have; so a read holds as much as the nodes it asks, times that.
@@ -15,6 +15,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
 use super::Router;
+use super::fit::fit;
 use super::query::PageLimits;
 use super::remote::{Answer, Question, Told, What, decode_answer};
 use crate::cluster::NodeName;
@@ -38,8 +39,8 @@ pub(super) struct Gathered {
     pub(super) told: Vec<Told>,
     /// Shards for which no node answered.
     pub(super) left: BTreeSet<ShardId>,
-    /// What was heard of them last.
-    why: Option<Error>,
+    /// What was heard of each of them last.
+    why: BTreeMap<ShardId, Error>,
 }
 
 impl Gathered {
@@ -48,9 +49,9 @@ impl Gathered {
     /// # Errors
     ///
     /// What was heard last of one that is not among them, or NO_LEADER.
-    pub(super) fn whole(self) -> Result<Vec<Told>> {
+    pub(super) fn whole(mut self) -> Result<Vec<Told>> {
         let Some(shard) = self.left.first() else { return Ok(self.told) };
-        Err(self.why.unwrap_or_else(|| {
+        Err(self.why.remove(shard).unwrap_or_else(|| {
             let message =
                 format!("{shard}: the deadline passed before a node that holds it answered");
             Error::new(Reason::NoLeader, message)
@@ -86,7 +87,7 @@ impl Router {
         freshness: Freshness,
         deadline: Instant,
     ) -> Result<Gathered> {
-        let found = Gathered { told: Vec::new(), left: shards, why: None };
+        let found = Gathered { told: Vec::new(), left: shards, why: BTreeMap::new() };
         let tried = BTreeSet::new();
         let search = Search { router: self, what, freshness, deadline, found, tried, round: 0 };
         search.run().await
@@ -152,18 +153,9 @@ impl Search<'_> {
         let question = self.question(shards, limit);
         let answer = place.ask(node, question, limit)?.await;
         let answer = answer.map_err(|failure| silent(&failure.to_string()))?;
-        let mut answer =
-            decode_answer(&answer).ok_or_else(|| silent("its answer is malformed"))??;
-        if let (Told::Documents(documents), What::Documents(wanted)) =
-            (&mut answer.told, &*self.what)
-        {
-            // It knows only the keys that it was asked for.
-            let places = wanted.places_in(shards);
-            for (place, _) in documents.iter_mut() {
-                *place = *places.get(*place).ok_or_else(|| silent("it answers something else"))?;
-            }
-        }
-        Ok(answer)
+        let answer = decode_answer(&answer).ok_or_else(|| silent("its answer is malformed"))??;
+        let count = self.router.shard_count();
+        fit(answer, &self.what, shards, count).map_err(|why| silent(&format!("it told {why}")))
     }
 
     fn question(&self, shards: &[ShardId], left: Duration) -> Bytes {
@@ -197,8 +189,8 @@ impl Search<'_> {
             Err(error) if whom.is_some() && error.kind() == Kind::Unavailable => {
                 for shard in shards {
                     self.not_served(*shard, whom, None);
+                    self.found.why.insert(*shard, error.clone());
                 }
-                self.found.why = Some(error);
             }
             Err(error) => return Err(error),
         }

@@ -6,12 +6,13 @@
 //! Each shard's part of an operation is atomic and linearizable; an operation over several shards is not atomic as a whole.
 //!
 //! Any node takes any operation, whichever shards it holds: writes go through the shard's place (`raft/place`), reads are answered here or by a node that is asked once (`gather.rs`,
-//! `remote.rs`, and `answers.rs` on its side). What concerns engines (compaction, flush) is of the shards that are here.
+//! `fit.rs`, `remote.rs`, and `answers.rs` on its side). What concerns engines (compaction, flush) is of the shards that are here.
 //!
 //! Callers: `api/`.
 
 mod answers;
 mod batch;
+mod fit;
 mod gather;
 mod merge;
 mod query;

@@ -331,8 +331,11 @@ impl Group {
         if !status.leads {
             return precondition(format!("{}: this node does not lead it", self.id));
         }
-        let Some((&target, _)) = status.replicas.iter().find(|(_, name)| *name == node) else {
-            return precondition(format!("{}: {node} has no replica of it", self.id));
+        // One that only follows is never elected, and openraft's leader does not take its hand back: it would lead no more, and nobody else.
+        let voters = self.voters();
+        let target = status.replicas.iter().find(|(id, name)| *name == node && voters.contains(id));
+        let Some((&target, _)) = target else {
+            return precondition(format!("{}: {node} has no replica of it that votes", self.id));
         };
         if target == self.replica {
             return Ok(());
@@ -365,7 +368,9 @@ impl Group {
         if !status.leads {
             return;
         }
-        let nearest = status.lag.iter().filter_map(|(id, lag)| lag.map(|lag| (lag, *id))).min();
+        let voters = self.voters();
+        let others = status.lag.iter().filter(|(id, _)| voters.contains(id));
+        let nearest = others.filter_map(|(id, lag)| lag.map(|lag| (lag, *id))).min();
         if let Some((_, nearest)) = nearest
             && let Some(node) = status.replicas.get(&nearest)
             && let Err(error) = self.hand_over_to(node).await

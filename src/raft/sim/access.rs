@@ -74,6 +74,17 @@ fn down() -> Error {
 }
 
 impl Cluster {
+    /// The replica of `group` on the node is not there any more, for all that ask for it.
+    pub(crate) fn unseat(&self, node: NodeIndex, group: GroupId) {
+        self.running(node).expect("up").place(group).seat(None);
+    }
+
+    /// The replica comes back, as another would.
+    pub(crate) fn seat(&self, node: NodeIndex, group: GroupId) {
+        let running = self.running(node).expect("up");
+        running.place(group).seat(Some(running.replica(group)));
+    }
+
     fn reach(&self, node: NodeIndex) -> Result<Incarnation> {
         self.running(node).ok_or_else(down)
     }

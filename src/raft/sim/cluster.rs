@@ -36,33 +36,35 @@ use crate::wal::Background;
 const NOON_MS: u64 = 1_000_000_000;
 
 /// How long a replica may have heard of no leader and still answer stale reads.
-pub(super) const STALE_MAX: Duration = Duration::from_secs(5);
+pub(crate) const STALE_MAX: Duration = Duration::from_secs(5);
 
 /// How a cluster is made.
 #[derive(Debug, Clone)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Nodes that found the cluster.
-    pub(super) founders: usize,
+    pub(crate) founders: usize,
     /// Nodes that may join it.
-    pub(super) spares: usize,
-    pub(super) replication_factor: u32,
-    pub(super) groups: u32,
-    pub(super) election_timeout: Duration,
-    pub(super) heartbeat_interval: Duration,
+    pub(crate) spares: usize,
+    pub(crate) replication_factor: u32,
+    pub(crate) groups: u32,
+    pub(crate) election_timeout: Duration,
+    pub(crate) heartbeat_interval: Duration,
     /// Entries that stay behind a snapshot.
-    pub(super) log_keep: u64,
-    pub(super) limits: LogLimits,
+    pub(crate) log_keep: u64,
+    pub(crate) limits: LogLimits,
     /// Bytes of a segment of the log.
-    pub(super) segment_bytes: u32,
+    pub(crate) segment_bytes: u32,
     /// Bytes of entries in memory.
-    pub(super) cache_bytes: usize,
+    pub(crate) cache_bytes: usize,
     /// Whether engines flush only when they are told to; otherwise every few writes.
-    pub(super) large_memtables: bool,
+    pub(crate) large_memtables: bool,
+    /// Whether followers answer linearizable reads.
+    pub(crate) follower_reads: bool,
 }
 
 impl Shape {
     /// Nodes that there are or may be.
-    pub(super) const fn nodes(&self) -> usize {
+    pub(crate) const fn nodes(&self) -> usize {
         self.founders + self.spares
     }
 }
@@ -80,13 +82,13 @@ enum Standing {
 }
 
 /// A node's clock: virtual time, set wrong by an offset.
-pub(super) struct SimClock {
+pub(crate) struct SimClock {
     start: Instant,
     offset_ms: AtomicI64,
 }
 
 impl SimClock {
-    pub(super) fn turn(&self, offset_ms: i64) {
+    pub(crate) fn turn(&self, offset_ms: i64) {
         self.offset_ms.store(offset_ms, Ordering::SeqCst);
     }
 }
@@ -101,27 +103,27 @@ impl Clock for SimClock {
 
 /// A node's life between two crashes. Clones are handles to the same one.
 #[derive(Clone)]
-pub(super) struct Incarnation {
-    pub(super) node: Arc<Node>,
-    pub(super) log: Arc<LogStore>,
-    pub(super) number: u64,
-    pub(super) crashed: CancellationToken,
-    pub(super) fs: SimFileSystem,
+pub(crate) struct Incarnation {
+    pub(crate) node: Arc<Node>,
+    pub(crate) log: Arc<LogStore>,
+    pub(crate) number: u64,
+    pub(crate) crashed: CancellationToken,
+    pub(crate) fs: SimFileSystem,
     transport: Arc<SimTransport>,
 }
 
 impl Incarnation {
-    pub(super) fn place(&self, id: GroupId) -> &Arc<Place> {
+    pub(crate) fn place(&self, id: GroupId) -> &Arc<Place> {
         self.node.place(id).expect("all groups have a place on all nodes")
     }
 
     /// The replica of a group that the node has.
-    pub(super) fn replica(&self, id: GroupId) -> Arc<Group> {
+    pub(crate) fn replica(&self, id: GroupId) -> Arc<Group> {
         self.group(id).expect("the node has a replica of it")
     }
 
     /// The replica of a group, if the node has one.
-    pub(super) fn group(&self, id: GroupId) -> Option<Arc<Group>> {
+    pub(crate) fn group(&self, id: GroupId) -> Option<Arc<Group>> {
         self.node.group(id)
     }
 }
@@ -137,9 +139,9 @@ struct Member {
 }
 
 /// See the [module](self).
-pub(super) struct Cluster {
-    pub(super) shape: Shape,
-    pub(super) network: Arc<SimNetwork>,
+pub(crate) struct Cluster {
+    pub(crate) shape: Shape,
+    pub(crate) network: Arc<SimNetwork>,
     names: Vec<NodeName>,
     members: Mutex<Vec<Member>>,
     random: Mutex<StdRng>,
@@ -150,7 +152,7 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// A cluster of which no node runs.
-    pub(super) fn new(shape: Shape, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(shape: Shape, seed: u64) -> Arc<Self> {
         let mut random = StdRng::seed_from_u64(seed);
         let names = names(&shape);
         let start = Instant::now();
@@ -175,7 +177,7 @@ impl Cluster {
     }
 
     /// Starts the founders, and waits until their cluster is founded.
-    pub(super) async fn start_all(&self) -> Result<()> {
+    pub(crate) async fn start_all(&self) -> Result<()> {
         for node in 0..self.shape.founders {
             self.start(node).await?;
         }
@@ -188,12 +190,12 @@ impl Cluster {
     }
 
     /// The nodes that belong to the cluster, whether they run or not.
-    pub(super) fn present(&self) -> Vec<NodeIndex> {
+    pub(crate) fn present(&self) -> Vec<NodeIndex> {
         self.standing(|standing| matches!(standing, Standing::Founder | Standing::Joined(_)))
     }
 
     /// The nodes that may join.
-    pub(super) fn spares(&self) -> Vec<NodeIndex> {
+    pub(crate) fn spares(&self) -> Vec<NodeIndex> {
         self.standing(|standing| standing == Standing::Spare)
     }
 
@@ -204,17 +206,17 @@ impl Cluster {
     }
 
     /// A spare was let in with this replica of the meta group.
-    pub(super) fn joined(&self, index: NodeIndex, meta: ReplicaId) {
+    pub(crate) fn joined(&self, index: NodeIndex, meta: ReplicaId) {
         self.members.lock()[index].standing = Standing::Joined(meta);
     }
 
     /// The node does not come back.
-    pub(super) fn gone(&self, index: NodeIndex) {
+    pub(crate) fn gone(&self, index: NodeIndex) {
         self.members.lock()[index].standing = Standing::Gone;
     }
 
     /// The nodes with a replica of `group`.
-    pub(super) fn holders(&self, group: GroupId) -> Vec<NodeIndex> {
+    pub(crate) fn holders(&self, group: GroupId) -> Vec<NodeIndex> {
         let present = self.present().into_iter();
         let holds = |node: &NodeIndex| {
             self.running(*node).is_some_and(|running| running.group(group).is_some())
@@ -223,14 +225,14 @@ impl Cluster {
     }
 
     /// Some node's copy of what the cluster has agreed on, the newest there is.
-    pub(super) fn state(&self) -> Option<Arc<ClusterState>> {
+    pub(crate) fn state(&self) -> Option<Arc<ClusterState>> {
         let running = self.all_running().into_iter();
         let newest = running.max_by_key(|(_, running)| running.node.meta().version())?;
         newest.1.node.meta().state()
     }
 
     /// Whether every replica is where the cluster wants it, and nowhere else; what is not, otherwise.
-    pub(super) fn arrived(&self) -> std::result::Result<(), String> {
+    pub(crate) fn arrived(&self) -> std::result::Result<(), String> {
         let state = self.state().ok_or("nothing is agreed on")?;
         if !state.is_settled() {
             return Err(format!("on its way: {state:?}"));
@@ -252,7 +254,7 @@ impl Cluster {
     }
 
     /// Ends the nodes that are no members any more. What is left on them is of no use to anybody, and nobody tells them of later states.
-    pub(super) fn switch_off_removed(&self, state: &ClusterState) {
+    pub(crate) fn switch_off_removed(&self, state: &ClusterState) {
         for node in self.present() {
             if !state.members.contains_key(self.name(node)) {
                 self.crash(node, true);
@@ -262,38 +264,38 @@ impl Cluster {
     }
 
     /// Milliseconds since the simulation began.
-    pub(super) fn now_ms(&self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    pub(super) fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+    pub(crate) fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
         (0..self.shape.groups).map(GroupId)
     }
 
     /// The group of the shared key with this number.
-    pub(super) fn group_of(&self, number: usize) -> GroupId {
+    pub(crate) fn group_of(&self, number: usize) -> GroupId {
         let number = u32::try_from(number).expect("few keys");
         GroupId(number % self.shape.groups)
     }
 
-    pub(super) fn name(&self, node: NodeIndex) -> &NodeName {
+    pub(crate) fn name(&self, node: NodeIndex) -> &NodeName {
         &self.names[node]
     }
 
     /// The node, if it is up.
-    pub(super) fn running(&self, node: NodeIndex) -> Option<Incarnation> {
+    pub(crate) fn running(&self, node: NodeIndex) -> Option<Incarnation> {
         self.members.lock()[node].running.clone()
     }
 
     /// All that are up.
-    pub(super) fn all_running(&self) -> Vec<(NodeIndex, Incarnation)> {
+    pub(crate) fn all_running(&self) -> Vec<(NodeIndex, Incarnation)> {
         let members = self.members.lock();
         let running = |(index, member): (usize, &Member)| Some((index, member.running.clone()?));
         members.iter().enumerate().filter_map(running).collect()
     }
 
     /// The node that leads `group`, as far as one that is up knows of itself.
-    pub(super) fn leader(&self, group: GroupId) -> Option<NodeIndex> {
+    pub(crate) fn leader(&self, group: GroupId) -> Option<NodeIndex> {
         let leads = |(node, running): (NodeIndex, Incarnation)| {
             let group = running.group(group)?;
             group.is_leader().then(|| (group.status().term, node))
@@ -301,21 +303,21 @@ impl Cluster {
         Some(self.all_running().into_iter().filter_map(leads).max()?.1)
     }
 
-    pub(super) fn clock(&self, node: NodeIndex) -> Arc<SimClock> {
+    pub(crate) fn clock(&self, node: NodeIndex) -> Arc<SimClock> {
         Arc::clone(&self.members.lock()[node].clock)
     }
 
-    pub(super) fn fs(&self, node: NodeIndex) -> SimFileSystem {
+    pub(crate) fn fs(&self, node: NodeIndex) -> SimFileSystem {
         self.members.lock()[node].fs.clone()
     }
 
     /// The node's disk takes up to so many milliseconds for a sync.
-    pub(super) fn set_sync_ms_max(&self, node: NodeIndex, most: u64) {
+    pub(crate) fn set_sync_ms_max(&self, node: NodeIndex, most: u64) {
         self.members.lock()[node].sync_ms_max.store(most, Ordering::SeqCst);
     }
 
     /// Starts a node on what its disk holds.
-    pub(super) async fn start(&self, index: NodeIndex) -> Result<()> {
+    pub(crate) async fn start(&self, index: NodeIndex) -> Result<()> {
         let (fs, clock, sync_ms_max, number, seed) = {
             let mut members = self.members.lock();
             let member = &mut members[index];
@@ -367,7 +369,7 @@ impl Cluster {
             heartbeat_interval: self.shape.heartbeat_interval,
             log_keep: self.shape.log_keep,
             stale_max: Some(STALE_MAX),
-            follower_reads: true,
+            follower_reads: self.shape.follower_reads,
             budget: Budget::new(1 << 20),
             room: Arc::new(Room::new(shared.clone(), "/node".into(), 0)),
             transport: transport.clone(),
@@ -418,7 +420,7 @@ impl Cluster {
     }
 
     /// The node loses power now; `killed`: only its process ends.
-    pub(super) fn crash(&self, index: NodeIndex, killed: bool) {
+    pub(crate) fn crash(&self, index: NodeIndex, killed: bool) {
         let seed = self.random.lock().random();
         let mut members = self.members.lock();
         let member = &mut members[index];
@@ -435,7 +437,7 @@ impl Cluster {
     }
 
     /// A node that is not up loses power.
-    pub(super) fn lose_power(&self, index: NodeIndex) {
+    pub(crate) fn lose_power(&self, index: NodeIndex) {
         let seed = self.random.lock().random();
         let member = &mut self.members.lock()[index];
         let next = member.fs.restart(seed);
@@ -444,7 +446,7 @@ impl Cluster {
     }
 
     /// Stops what still runs, and waits for all that was.
-    pub(super) async fn end(&self) {
+    pub(crate) async fn end(&self) {
         for node in 0..self.shape.nodes() {
             self.crash(node, true);
         }
@@ -474,7 +476,7 @@ fn first_state(shape: &Shape, founders: &[NodeName]) -> ClusterState {
 }
 
 /// A node as it says of itself.
-pub(super) fn newcomer(name: &NodeName) -> Newcomer {
+pub(crate) fn newcomer(name: &NodeName) -> Newcomer {
     Newcomer {
         name: name.clone(),
         incarnation: crate::cluster::Incarnation(Uuid::from_u128(7)),

@@ -72,6 +72,43 @@ fn a_node_that_joins_takes_its_share_and_one_that_leaves_gives_it_back() {
     });
 }
 
+/// Whoever asks for it while the replica on the new node does not vote yet is refused; the shard is served all the time, and arrives.
+#[test]
+fn leadership_is_not_handed_to_a_replica_that_only_follows() {
+    for seed in 0..5 {
+        simulate(seed, async || {
+            let shape = Shape { founders: 2, replication_factor: 1, groups: 4, ..shape() };
+            let cluster = Cluster::new(shape, seed);
+            cluster.start_all().await.expect("empty disks that work");
+            let all_led = || cluster.groups().all(|group| cluster.leader(group).is_some());
+            wait("all are led", all_led).await;
+            let drained = cluster.name(0).clone();
+            let asked = cluster.running(0).expect("up").node;
+            let target = cluster.name(1).clone();
+            let groups: Vec<_> =
+                cluster.groups().filter(|group| cluster.leader(*group) == Some(0)).collect();
+            asked.meta().change(|state| state.drain(&drained)).await.expect("one is left");
+            let mut refused = 0;
+            while cluster.arrived().is_err() {
+                for group in &groups {
+                    let Some(leader) = asked.group(*group).filter(|group| group.is_leader()) else {
+                        continue;
+                    };
+                    if leader.status().lag.len() == 1 {
+                        // Another one comes there; it may vote by now.
+                        let handed = leader.hand_over_to(&target).await;
+                        refused += usize::from(handed.is_err());
+                    }
+                }
+                sleep(Duration::from_millis(1)).await;
+                assert!(cluster.now_ms() < 30_000, "the shards arrive");
+            }
+            assert!(!groups.is_empty() && refused > 0, "seed {seed}");
+            cluster.end().await;
+        });
+    }
+}
+
 /// A replica comes; in that moment power is cut. Whether it is still there.
 async fn lose_power_when_a_replica_comes(seed: u64) -> bool {
     let cluster = founded(seed).await;

@@ -33,19 +33,19 @@ const LANE_MESSAGES_MAX: usize = 4096;
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// A node, by its place in the cluster.
-pub(super) type NodeIndex = usize;
+pub(crate) type NodeIndex = usize;
 
 /// How the network is now.
 #[derive(Debug, Clone)]
-pub(super) struct Weather {
+pub(crate) struct Weather {
     /// Milliseconds from one node to another.
-    pub(super) delay_ms: RangeInclusive<u64>,
+    pub(crate) delay_ms: RangeInclusive<u64>,
     /// One message in a thousand so often is lost, in each direction.
-    pub(super) lost_of_1000: u32,
+    pub(crate) lost_of_1000: u32,
 }
 
 impl Weather {
-    pub(super) const FINE: Self = Self { delay_ms: 0..=2, lost_of_1000: 0 };
+    pub(crate) const FINE: Self = Self { delay_ms: 0..=2, lost_of_1000: 0 };
 }
 
 /// What happened, for the coverage of a run.
@@ -79,7 +79,7 @@ struct State {
 }
 
 /// See the [module](self).
-pub(super) struct SimNetwork {
+pub(crate) struct SimNetwork {
     names: Vec<NodeName>,
     start: Instant,
     state: Mutex<State>,
@@ -107,17 +107,17 @@ impl SimNetwork {
         Arc::new(Self { names, start: Instant::now(), state: Mutex::new(state) })
     }
 
-    pub(super) fn set_weather(&self, weather: Weather) {
+    pub(crate) fn set_weather(&self, weather: Weather) {
         self.state.lock().weather = weather;
     }
 
     /// Nothing gets from `from` to `to` any more.
-    pub(super) fn cut(&self, from: NodeIndex, to: NodeIndex) {
+    pub(crate) fn cut(&self, from: NodeIndex, to: NodeIndex) {
         self.state.lock().cuts.insert((from, to));
     }
 
     /// Nothing gets from `node` to any other or back.
-    pub(super) fn isolate(&self, node: NodeIndex) {
+    pub(crate) fn isolate(&self, node: NodeIndex) {
         for other in (0..self.names.len()).filter(|other| *other != node) {
             self.cut(node, other);
             self.cut(other, node);
@@ -125,7 +125,7 @@ impl SimNetwork {
     }
 
     /// All links work again.
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.state.lock().cuts.clear();
     }
 

@@ -20,16 +20,6 @@ use crate::util::time::Timestamp;
 /// Puts of one story.
 const PUTS: u64 = 300;
 
-fn unseat(cluster: &Cluster, node: usize, group: GroupId) {
-    cluster.running(node).expect("up").place(group).seat(None);
-}
-
-/// The replica comes back, as another would.
-fn seat(cluster: &Cluster, node: usize, group: GroupId) {
-    let running = cluster.running(node).expect("up");
-    running.place(group).seat(Some(running.replica(group)));
-}
-
 /// Many puts of different keys at `node`, one every millisecond, all of them on their way at once. Their versions, when none failed.
 async fn put_many(cluster: &Arc<Cluster>, node: usize, with_ids: bool) -> Vec<Version> {
     let put = |number: u64| {
@@ -66,7 +56,7 @@ fn a_node_without_a_replica_finds_the_leader() {
     for seed in 0..SEEDS {
         simulate(seed, async || {
             let cluster = led_by_first(seed).await;
-            unseat(&cluster, 2, GROUP);
+            cluster.unseat(2, GROUP);
             put(&cluster, 2, 2).await;
             let second = cluster.name(1).clone();
             cluster.running(2).expect("up").place(GROUP).move_leader(&second).await.expect("moves");
@@ -83,7 +73,7 @@ fn a_node_without_a_replica_finds_the_leader() {
             cluster.running(1).expect("up").node.hand_over().await;
             cluster.crash(1, true);
             // The other replica is needed for a quorum. What is written here meanwhile waits.
-            seat(&cluster, 2, GROUP);
+            cluster.seat(2, GROUP);
             put(&cluster, 2, 5).await;
             cluster.end().await;
         });
@@ -102,9 +92,9 @@ fn writes_do_not_notice_that_a_replica_comes_and_goes() {
                 async move { put_many(&cluster, 2, false).await }
             });
             while !writing.is_finished() {
-                unseat(&cluster, 2, GROUP);
+                cluster.unseat(2, GROUP);
                 sleep(Duration::from_millis(7)).await;
-                seat(&cluster, 2, GROUP);
+                cluster.seat(2, GROUP);
                 sleep(Duration::from_millis(5)).await;
             }
             check_versions(&writing.await.expect("all are answered"), before);
@@ -120,14 +110,14 @@ fn writes_follow_a_replica_to_another_node_and_the_leader() {
         simulate(seed, async || {
             let cluster = led_by_first(seed).await;
             let before = applied(&cluster, 0).await;
-            unseat(&cluster, 1, GROUP);
+            cluster.unseat(1, GROUP);
             let writing = tokio::spawn({
                 let cluster = Arc::clone(&cluster);
                 async move { put_many(&cluster, 2, false).await }
             });
             sleep(Duration::from_millis(50)).await;
-            seat(&cluster, 1, GROUP);
-            unseat(&cluster, 2, GROUP);
+            cluster.seat(1, GROUP);
+            cluster.unseat(2, GROUP);
             sleep(Duration::from_millis(50)).await;
             let first = cluster.running(0).expect("up");
             let caught_up = || {
@@ -158,7 +148,7 @@ fn writes_with_request_ids_survive_that_their_leader_goes_away() {
             sleep(Duration::from_millis(20 + seed)).await;
             let first = cluster.running(0).expect("up");
             first.replica(GROUP).stop().await;
-            unseat(&cluster, 0, GROUP);
+            cluster.unseat(0, GROUP);
             check_versions(&writing.await.expect("all are answered"), before);
             cluster.end().await;
         });
@@ -174,8 +164,8 @@ fn a_node_that_has_no_replica_either_is_followed_by_one_that_has() {
             Cluster::new(Shape { founders: 5, replication_factor: 5, groups: 2, ..shape() }, 1);
         cluster.start_all().await.expect("empty disks that work");
         wait("the second node leads", || cluster.leader(group) == Some(1)).await;
-        unseat(&cluster, 0, group);
-        unseat(&cluster, 4, group);
+        cluster.unseat(0, group);
+        cluster.unseat(4, group);
         let refused = pass_on(&cluster, 0, group).await;
         assert!(matches!(refused, Reply::Refused(Refusal::NotHere(_))), "{refused:?}");
         let asked = Instant::now();
@@ -228,7 +218,7 @@ fn what_was_passed_on_goes_no_further() {
 fn without_any_replica_a_write_is_refused_and_says_so() {
     simulate(1, async || {
         let cluster = led_by_first(1).await;
-        unseat(&cluster, 2, GROUP);
+        cluster.unseat(2, GROUP);
         cluster.crash(0, true);
         cluster.crash(1, true);
         let change = access::put("k", 2, 0, None);

@@ -68,6 +68,7 @@ impl Plan {
             segment_bytes: 1 << random.random_range(11..15),
             cache_bytes: 1 << random.random_range(8..16),
             large_memtables: random.random(),
+            follower_reads: true,
         };
         let load = Load {
             plain: random.random_range(2..5),
@@ -148,7 +149,7 @@ fn log_if_asked(start: Instant) {
 }
 
 /// Runs `work` on a virtual clock.
-pub(super) fn simulate<T>(seed: u64, work: impl AsyncFnOnce() -> T) -> T {
+pub(crate) fn simulate<T>(seed: u64, work: impl AsyncFnOnce() -> T) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().expect("a runtime");
     seeded(seed, || {

@@ -18,14 +18,14 @@ use crate::storage::StorageEngine;
 pub(super) const GROUP: GroupId = GroupId(0);
 
 /// Within which virtual time everything has to happen.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) const SEEDS: u64 = 5;
 
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Three nodes with the timeouts that are the defaults.
-pub(super) fn shape() -> Shape {
+pub(crate) fn shape() -> Shape {
     Shape {
         founders: 3,
         spares: 0,
@@ -38,10 +38,11 @@ pub(super) fn shape() -> Shape {
         segment_bytes: 8 << 10,
         cache_bytes: 8 << 10,
         large_memtables: false,
+        follower_reads: true,
     }
 }
 
-pub(super) async fn wait(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn wait(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");

@@ -239,7 +239,7 @@ async fn batch_whose_deadline_passes_is_unknown_only_when_some_shard_has_begun()
 
 #[tokio::test]
 async fn batch_for_which_one_shard_has_no_room_is_unknown_when_another_took_its_part() {
-    let bench = Bench::new(2);
+    let bench = Bench::new(3);
     let parked = park(&bench, 1);
     let value = Value::Raw(vec![7; 1 << 20].into());
     let large = Put { key: bench.key_in(1, "large"), value, ..put("x", "1") };
@@ -251,13 +251,17 @@ async fn batch_for_which_one_shard_has_no_room_is_unknown_when_another_took_its_
         }
     };
     assert_eq!(full.reason(), Reason::Overloaded);
-    let entries =
-        vec![(bench.key_in(0, "b"), json("1")), (bench.key_in(1, "b"), large.value.clone())];
+    let entries = [(0, json("1")), (1, large.value.clone()), (2, json("1"))];
+    let entries = entries.map(|(shard, value)| (bench.key_in(shard, "b"), value)).to_vec();
     let error = bench.batch_put(entries.clone()).await.expect_err("no room in one");
     assert_eq!(error.reason(), Reason::OutcomeUnknown);
-    assert_eq!(stored(&bench, &entries).await, [true, false]);
+    // Those after it were not asked any more.
+    assert_eq!(stored(&bench, &entries).await, [true, false, false]);
+    let named = error.metadata().iter().find(|(name, _)| *name == "not_applied_keys");
+    let keys = [&entries[1].0, &entries[2].0].map(Key::as_str);
+    assert_eq!(named.map(|(_, list)| list.clone()), serde_json::to_string(&keys).ok());
     // Nobody has taken anything yet: refused at once, nothing applied.
-    let error = bench.batch_put(entries[1..].to_vec()).await.expect_err("no room");
+    let error = bench.batch_put(entries[1..2].to_vec()).await.expect_err("no room");
     assert_eq!(error.reason(), Reason::Overloaded);
     bench.gates[1].release();
     parked.await.expect("stored");

@@ -1,7 +1,15 @@
-//! What the router promises, on the reference engine: operations on keys and batches (`keys`), pages (`pages`).
+//! What the router promises. On one node, with the reference engine: operations on keys and batches (`keys`), pages (`pages`), what it answers other nodes (`answering`). On several
+//! nodes (`nodes`): reads of what is elsewhere (`elsewhere`), all reads against a model while shards move (`gathered`), batches of which a part fails (`torn`), nodes that tell what
+//! was not asked (`unfit`).
 
+mod answering;
+mod elsewhere;
+mod gathered;
 mod keys;
+mod nodes;
 mod pages;
+mod torn;
+mod unfit;
 
 use std::sync::Arc;
 use std::time::Duration;

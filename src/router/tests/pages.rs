@@ -15,31 +15,31 @@ const WIDE: PageLimits = PageLimits { items: usize::MAX, bytes: usize::MAX };
 
 /// A query as a client states it.
 #[derive(Debug, Clone)]
-struct Asked {
-    start: String,
-    end: String,
-    prefix: String,
-    reverse: bool,
-    keys_only: bool,
+pub(super) struct Asked {
+    pub(super) start: String,
+    pub(super) end: String,
+    pub(super) prefix: String,
+    pub(super) reverse: bool,
+    pub(super) keys_only: bool,
 }
 
 impl Asked {
-    fn all() -> Self {
+    pub(super) fn all() -> Self {
         let none = String::new;
         Self { start: none(), end: none(), prefix: none(), reverse: false, keys_only: false }
     }
 
-    fn prefix(prefix: &str) -> Self {
+    pub(super) fn prefix(prefix: &str) -> Self {
         Self { prefix: prefix.to_owned(), ..Self::all() }
     }
 
-    fn query(&self) -> Query {
+    pub(super) fn query(&self) -> Query {
         let direction = if self.reverse { Direction::Reverse } else { Direction::Forward };
         Query::new(&self.start, &self.end, &self.prefix, direction, self.keys_only)
             .expect("the range goes upwards")
     }
 
-    fn contains(&self, key: &str) -> bool {
+    pub(super) fn contains(&self, key: &str) -> bool {
         key >= self.start.as_str()
             && (self.end.is_empty() || key < self.end.as_str())
             && key.starts_with(&self.prefix)
