@@ -1,8 +1,9 @@
 //! What openraft sends through: turns its calls into messages to one replica, and their replies back. Knows no sockets; the [`Transport`] does.
 //!
-//! Appends are pipelined: up to [`WINDOW`] requests wait for their replies, which come back in the order of the requests.
+//! Appends are pipelined: up to [`WINDOW`] requests wait for their replies, which come back in the order of the requests. Before the first one of a stream, if it is
+//! large, the replica is asked whether it has what comes before: while openraft seeks where the logs part, most of what it would send is sent in vain.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, stream};
 use openraft::RaftNetworkFactory;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkV2};
@@ -24,6 +25,7 @@ use uuid::Uuid;
 
 use super::blocking::blocking;
 use super::commits::hold_back;
+use super::encoding::entry_bytes;
 use super::files::remove_files;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::planted::{self, Bug};
@@ -38,7 +40,11 @@ use crate::util::fs::FileSystem;
 /// Most append requests to one replica whose reply has not come. Their bytes are bounded by the transport.
 const WINDOW: usize = 16;
 
+/// Bytes of the entries of a first request from which on the replica is asked first.
+const ASK_FIRST_BYTES: usize = 64 << 10;
+
 type CallError = RPCError<TypeConfig>;
+type AppendAnswer = Result<StreamAppendResult<TypeConfig>, CallError>;
 
 /// Makes the clients of one replica.
 #[derive(Clone)]
@@ -111,6 +117,49 @@ impl Peer {
         self.transport.call(&self.node, lane, request.encode(&self.envelope), timeout)
     }
 
+    /// Sends now; the future waits for what comes of it.
+    fn append(
+        &self,
+        request: AppendRequest,
+        timeout: Duration,
+    ) -> impl Future<Output = AppendAnswer> + Send + use<> {
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let silent = self.silent.load(Ordering::Acquire);
+        let reply = if silent {
+            let why = "this leader is silent until a quorum answers it".to_owned();
+            Box::pin(ready(Err(Failure::Unreachable(why))))
+        } else {
+            self.call(self.lane, &Request::Append(request), timeout)
+        };
+        async move { append_reply(reply.await).map(|reply| stream_result(reply, previous, last)) }
+    }
+
+    /// What comes of `requests`, in their order.
+    fn answers<'s>(
+        &'s self,
+        mut requests: BoxStream<'static, AppendRequest>,
+        timeout: Duration,
+    ) -> impl Stream<Item = AppendAnswer> + Send + 's {
+        let answers = async move {
+            let Some(first) = requests.next().await else { return stream::empty().boxed() };
+            let bytes: usize = first.entries.iter().map(entry_bytes).sum();
+            if bytes >= ASK_FIRST_BYTES {
+                // Nothing is committed by it: what the replica has behind may be other entries.
+                let (vote, prev_log_id) = (first.vote, first.prev_log_id);
+                let question =
+                    AppendRequest { vote, prev_log_id, entries: Vec::new(), leader_commit: None };
+                let answer = self.append(question, timeout).await;
+                if !matches!(answer, Ok(Ok(_))) {
+                    return stream::once(ready(answer)).boxed();
+                }
+            }
+            let requests = stream::once(ready(first)).chain(requests);
+            requests.map(move |request| self.append(request, timeout)).buffered(WINDOW).boxed()
+        };
+        stream::once(answers).flatten()
+    }
+
     async fn ask(&self, request: Request, option: &RPCOption) -> Result<Reply, CallError> {
         reply(self.call(Lane::Control, &request, option.soft_ttl()).await)
     }
@@ -139,10 +188,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         &'s mut self,
         input: S,
         option: RPCOption,
-    ) -> BoxFuture<
-        's,
-        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, CallError>>, CallError>,
-    >
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendAnswer>, CallError>>
     where
         S: Stream<Item = AppendRequest> + Send + Unpin + 'static,
     {
@@ -155,30 +201,16 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             Lane::Entries => hold_back(input, Arc::clone(&self.commit_wanted)).boxed(),
             Lane::Control | Lane::Callers => input.boxed(),
         };
-        let replies = requests
-            .map(move |request| {
-                let previous = request.prev_log_id;
-                let last = request.entries.last().map(|entry| entry.log_id).or(previous);
-                let silent = self.silent.load(Ordering::Acquire);
-                let reply = if silent {
-                    let why = "this leader is silent until a quorum answers it".to_owned();
-                    Box::pin(std::future::ready(Err(Failure::Unreachable(why))))
-                } else {
-                    self.call(self.lane, &Request::Append(request), timeout)
-                };
-                async move {
-                    append_reply(reply.await).map(|reply| stream_result(reply, previous, last))
-                }
-            })
-            .buffered(WINDOW)
+        let replies = self
+            .answers(requests, timeout)
             // The first failure ends the stream: what was sent behind it says nothing.
             .scan(false, |failed, reply| {
                 let next = (!*failed).then_some(reply);
                 *failed = !matches!(next, Some(Ok(Ok(_))));
-                std::future::ready(next)
+                ready(next)
             });
         let replies: BoxStream<'s, _> = Box::pin(replies);
-        Box::pin(std::future::ready(Ok(replies)))
+        Box::pin(ready(Ok(replies)))
     }
 
     async fn vote(
@@ -290,5 +322,94 @@ fn stream_result(
             None => Ok(None),
         },
         AppendReply::HigherVote(vote) => Err(StreamAppendError::HigherVote(vote)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::raft::log::tests::entry;
+    use crate::util::fs::RealFileSystem;
+
+    /// Replies alike to all, and keeps what was sent.
+    struct Replies {
+        with: AppendReply,
+        sent: Mutex<Vec<AppendRequest>>,
+    }
+
+    impl Transport for Replies {
+        fn call(
+            &self,
+            _: &NodeName,
+            _: Lane,
+            message: Bytes,
+            _: Duration,
+        ) -> BoxFuture<'static, Result<Bytes, Failure>> {
+            let (_, request) = Request::decode(&message).expect("a request");
+            let Request::Append(request) = request else { panic!("only appends are sent") };
+            self.sent.lock().push(request);
+            Box::pin(ready(Ok(Reply::Append(self.with.clone()).encode())))
+        }
+
+        fn send_files(
+            &self,
+            _: &NodeName,
+            _: Bytes,
+            _: PathBuf,
+        ) -> BoxFuture<'static, Result<Bytes, Failure>> {
+            panic!("no files are sent")
+        }
+    }
+
+    /// The request with the entry `index`, of so many bytes.
+    fn request(index: u64, bytes: usize) -> AppendRequest {
+        AppendRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(entry(1, index - 1, 0).log_id),
+            entries: vec![entry(1, index, bytes)],
+            leader_commit: Some(entry(1, index, 0).log_id),
+        }
+    }
+
+    /// What is sent of `requests`, as the entry before and the number of entries, and how many answers come of it.
+    async fn sent(with: AppendReply, requests: Vec<AppendRequest>) -> (Vec<(u64, usize)>, usize) {
+        let replies = Arc::new(Replies { with, sent: Mutex::default() });
+        let network = Network {
+            cluster: Uuid::nil(),
+            group: GroupId(0),
+            replica: 1,
+            transport: Arc::clone(&replies) as Arc<dyn Transport>,
+            append_timeout: Duration::from_secs(1),
+            silent: Arc::default(),
+            commit_wanted: Arc::default(),
+            outbox: PathBuf::new(),
+            fs: Arc::new(RealFileSystem),
+        };
+        let mut peer = network.client(2, &NodeName("n2".to_owned()), Lane::Entries);
+        let option = RPCOption::new(Duration::from_secs(1));
+        let answers = peer.stream_append(stream::iter(requests), option).await.expect("it begins");
+        let answers = answers.count().await;
+        let sent = replies.sent.lock();
+        let before = |request: &AppendRequest| request.prev_log_id.expect("there is one").index;
+        let sent = sent.iter().map(|request| (before(request), request.entries.len())).collect();
+        (sent, answers)
+    }
+
+    #[tokio::test]
+    async fn what_is_large_is_sent_only_to_a_replica_that_has_what_comes_before() {
+        let large = || vec![request(5, ASK_FIRST_BYTES), request(6, ASK_FIRST_BYTES)];
+        let (asked, answers) = sent(AppendReply::Conflict, large()).await;
+        assert_eq!((asked, answers), (vec![(4, 0)], 1));
+        let (asked, answers) = sent(AppendReply::Success, large()).await;
+        assert_eq!((asked, answers), (vec![(4, 0), (4, 1), (5, 1)], 2));
+    }
+
+    #[tokio::test]
+    async fn what_is_small_is_sent_at_once() {
+        let requests = vec![request(5, 100), request(6, ASK_FIRST_BYTES)];
+        let (asked, answers) = sent(AppendReply::Success, requests).await;
+        assert_eq!((asked, answers), (vec![(4, 1), (5, 1)], 2));
     }
 }
