@@ -306,10 +306,13 @@ impl Group {
         let lag = lag.map(|(id, matched)| {
             (*id, matched.as_ref().map(|log_id| last_index.saturating_sub(log_id.index)))
         });
+        let leads = metrics.state == ServerState::Leader;
+        // A restarted leader shows itself as leader until it hears otherwise.
+        let leader = metrics.current_leader.filter(|id| leads || *id != self.replica);
         Status {
             group: self.id,
-            leader: metrics.current_leader.and_then(|id| membership.get_node(&id)).cloned(),
-            leads: metrics.current_leader == Some(self.replica),
+            leader: leader.and_then(|id| membership.get_node(&id)).cloned(),
+            leads,
             term: metrics.current_term,
             replicas: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
             lag: lag.collect(),
