@@ -20,7 +20,7 @@ use crate::api::Member;
 use crate::cluster::NodeName;
 use crate::config::{Config, SyncMode};
 use crate::raft::log::{LogOptions, LogStore};
-use crate::raft::peers::{GrpcTransport, Local, PeerService};
+use crate::raft::peers::{GrpcTransport, Local, PeerService, Sent};
 use crate::raft::types::GroupId;
 use crate::raft::{self, Budget, Group, Inbound, LogLimits, Node, Parts, Place, Room, Settings};
 use crate::router::{Answerer, Router};
@@ -135,6 +135,11 @@ impl Cluster {
     /// How the log of the groups stands.
     pub(super) fn log(&self) -> wal::Status {
         self.log.status().wal
+    }
+
+    /// What was sent to other nodes.
+    pub(super) fn sent(&self) -> &Sent {
+        self.transport.sent()
     }
 
     /// Meets the other members, then starts the groups.

@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -380,6 +381,8 @@ fn watch(metrics: &Arc<Metrics>, storage: &Storage, in_flight: &Arc<InFlight>) {
     let (fsync, group) = (metrics.wal_fsync.clone(), metrics.wal_group_size.clone());
     let in_flight = Arc::clone(in_flight);
     let cluster = storage.cluster.clone();
+    let (messages, files) = (metrics.peer_sent("messages"), metrics.peer_sent("files"));
+    let counting = Mutex::new(());
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.on_scrape(Box::new(move || {
         let status = environment.status();
@@ -392,6 +395,12 @@ fn watch(metrics: &Arc<Metrics>, storage: &Storage, in_flight: &Arc<InFlight>) {
         tables.set(gauge(status.disk_bytes.saturating_sub(own_log)));
         requests.set(gauge(in_flight.requests() as u64));
         bytes.set(gauge(in_flight.bytes() as u64));
+        if let Some(cluster) = &cluster {
+            let _one_at_a_time = counting.lock();
+            let sent = cluster.sent();
+            messages.inc_by(sent.messages().saturating_sub(messages.get()));
+            files.inc_by(sent.files().saturating_sub(files.get()));
+        }
         // In a cluster the engines have no log of their own.
         if let Some(counts) = replicated.map(|log| log.counts).or(status.log) {
             fsync.set(&counts.sync_micros.buckets, counts.sync_micros.sum);

@@ -105,6 +105,7 @@ pub struct Metrics {
     rejected: IntCounterVec,
     memory_usage: IntGaugeVec,
     disk_usage: IntGaugeVec,
+    peer_sent: IntCounterVec,
     /// Requests of clients that are worked on.
     pub inflight_requests: IntGauge,
     /// Bytes of the requests of clients that are worked on.
@@ -161,14 +162,20 @@ impl Metrics {
             operations,
             wal_fsync,
             on_scrape: Mutex::new(Vec::new()),
-            rejected: {
-                let opts = Opts::new("kvstore_rejected_total", "Requests refused, by reason");
-                let vec = IntCounterVec::new(opts, &["reason"]).expect("the options are valid");
-                register(&registry, &vec);
-                vec
-            },
+            rejected: counters(
+                &registry,
+                "kvstore_rejected_total",
+                "Requests refused, by reason",
+                "reason",
+            ),
             memory_usage: gauges(&registry, "kvstore_memory_usage_bytes", "Memory in use", "kind"),
             disk_usage: gauges(&registry, "kvstore_disk_usage_bytes", "Disk space in use", "kind"),
+            peer_sent: counters(
+                &registry,
+                "kvstore_peer_sent_bytes_total",
+                "Bytes sent to other nodes",
+                "kind",
+            ),
             inflight_requests: inflight_requests.with_label_values(&["client"]),
             inflight_bytes: inflight_bytes.with_label_values(&["client"]),
             expired_keys: counter(&registry, "kvstore_expired_keys_total", "Expired keys removed"),
@@ -191,6 +198,9 @@ impl Metrics {
         }
         for kind in ["log", "tables"] {
             metrics.disk_usage(kind);
+        }
+        for kind in ["messages", "files"] {
+            metrics.peer_sent(kind);
         }
         metrics
     }
@@ -224,6 +234,11 @@ impl Metrics {
         self.disk_usage.with_label_values(&[kind])
     }
 
+    /// Bytes that were sent to other nodes, of a kind: `messages` (entries of the log above all), `files` (of snapshots).
+    pub fn peer_sent(&self, kind: &'static str) -> IntCounter {
+        self.peer_sent.with_label_values(&[kind])
+    }
+
     /// Calls `callback` each time before the metrics are read.
     pub fn on_scrape(&self, callback: OnScrape) {
         self.on_scrape.lock().push(Arc::new(callback));
@@ -255,6 +270,12 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     let counter = IntCounter::new(name, help).expect("the name is valid");
     register(registry, &counter);
     counter
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
+    let counters = IntCounterVec::new(Opts::new(name, help), &[label]).expect("the name is valid");
+    register(registry, &counters);
+    counters
 }
 
 fn gauges(registry: &Registry, name: &str, help: &str, label: &str) -> IntGaugeVec {

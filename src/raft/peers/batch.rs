@@ -33,6 +33,11 @@ impl Batch {
         self.frames.is_empty()
     }
 
+    /// Bytes of the messages and what is around them.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn into_frames(self) -> Vec<Frame> {
         self.frames
     }

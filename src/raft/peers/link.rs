@@ -34,6 +34,7 @@ use super::batch::{Batch, FRAME_OVERHEAD_BYTES};
 use super::dial::{DialError, dial, within};
 use super::local::Local;
 use super::refusal::describe;
+use super::transport::Sent;
 use crate::cluster::NodeName;
 use crate::net::Endpoint;
 use crate::proto::raft::{ExchangeRequest, ExchangeResponse, Frame};
@@ -61,6 +62,7 @@ struct Shared {
     local: Arc<Local>,
     node: NodeName,
     lane: Lane,
+    sent: Arc<Sent>,
     state: Mutex<State>,
     /// Something waits.
     wanted: Notify,
@@ -116,8 +118,14 @@ impl Call {
 }
 
 impl Link {
-    /// The lane `lane` to `node`; its task runs on `runtime`.
-    pub(super) fn new(local: Arc<Local>, node: NodeName, lane: Lane, runtime: &Handle) -> Self {
+    /// The lane `lane` to `node`; its task runs on `runtime`, what it writes is counted in `sent`.
+    pub(super) fn new(
+        local: Arc<Local>,
+        node: NodeName,
+        lane: Lane,
+        sent: Arc<Sent>,
+        runtime: &Handle,
+    ) -> Self {
         let state = State {
             phase: Phase::Idle,
             waiting: VecDeque::new(),
@@ -133,6 +141,7 @@ impl Link {
             local,
             node,
             lane,
+            sent,
             state: Mutex::new(state),
             wanted: Notify::new(),
             stalled: Notify::new(),
@@ -380,6 +389,7 @@ impl Stream for Outgoing {
                 this.gathered = false;
                 let batch = state.take_batch();
                 if !batch.is_empty() {
+                    this.shared.sent.count_messages(batch.bytes());
                     return Poll::Ready(Some(ExchangeRequest { frames: batch.into_frames() }));
                 }
             }

@@ -47,7 +47,7 @@ pub use self::join::{About, Joined, join};
 pub use self::local::{Addresses, Local};
 pub use self::refusal::{Reason, Refusal};
 pub use self::service::{PeerServer, PeerService};
-pub use self::transport::GrpcTransport;
+pub use self::transport::{GrpcTransport, Sent};
 use super::transport::IN_FLIGHT_BYTES_MAX;
 
 /// Largest message on the wire: the largest one that may be in flight, and what is around it.

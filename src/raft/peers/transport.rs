@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,14 +29,48 @@ pub struct GrpcTransport {
     runtime: Handle,
     links: Mutex<HashMap<(NodeName, Lane), Link>>,
     sending: Arc<Sending>,
+    sent: Arc<Sent>,
+}
+
+/// Bytes that were sent to other nodes since this one started, those that never arrived included. May be read and counted by any thread.
+#[derive(Debug, Default)]
+pub struct Sent {
+    messages: AtomicU64,
+    files: AtomicU64,
+}
+
+impl Sent {
+    /// Of messages, and what is around them: entries, signs of life, requests that are passed on.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+
+    /// Of the files of snapshots.
+    pub fn files(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_messages(&self, bytes: usize) {
+        self.messages.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_files(&self, bytes: usize) {
+        self.files.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 impl GrpcTransport {
     /// Sends as the node that `local` is, files of `fs` with at most `files_rate` bytes a second for each transfer. Connections live on the runtime of this thread
     /// and end when this is dropped.
     pub fn new(local: Arc<Local>, fs: Arc<dyn FileSystem>, files_rate: Option<NonZeroU64>) -> Self {
-        let sending = Sending::new(fs, files_rate);
-        Self { local, runtime: Handle::current(), links: Mutex::default(), sending }
+        let sent = Arc::<Sent>::default();
+        let sending = Sending::new(fs, files_rate, Arc::clone(&sent));
+        Self { local, runtime: Handle::current(), links: Mutex::default(), sending, sent }
+    }
+
+    /// What was sent so far.
+    pub fn sent(&self) -> &Sent {
+        &self.sent
     }
 
     /// Whether `node` is reached, as far as is known: true until an attempt has failed. Where nothing was ever sent there, this makes one.
@@ -75,7 +110,8 @@ impl Transport for GrpcTransport {
             links.retain(|(node, _), _| addresses.contains_key(node));
         }
         let link = links.entry(key).or_insert_with(|| {
-            Link::new(Arc::clone(&self.local), node.clone(), lane, &self.runtime)
+            let (local, sent) = (Arc::clone(&self.local), Arc::clone(&self.sent));
+            Link::new(local, node.clone(), lane, sent, &self.runtime)
         });
         link.call(message, timeout)
     }

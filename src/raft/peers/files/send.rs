@@ -21,6 +21,7 @@ use crate::proto::raft::{
 };
 use crate::raft::peers::dial::{DialError, dial, within};
 use crate::raft::peers::local::Local;
+use crate::raft::peers::transport::Sent;
 use crate::raft::transport::Failure;
 use crate::util::fs::{File, FileSystem};
 
@@ -37,6 +38,7 @@ pub(in crate::raft::peers) struct Sending {
     permits: Semaphore,
     /// Most bytes a second, for each transfer.
     rate: Option<NonZeroU64>,
+    sent: Arc<Sent>,
 }
 
 /// The files of a transfer, open.
@@ -49,8 +51,9 @@ impl Sending {
     pub(in crate::raft::peers) fn new(
         fs: Arc<dyn FileSystem>,
         rate: Option<NonZeroU64>,
+        sent: Arc<Sent>,
     ) -> Arc<Self> {
-        Arc::new(Self { fs, permits: Semaphore::new(TRANSFERS_MAX), rate })
+        Arc::new(Self { fs, permits: Semaphore::new(TRANSFERS_MAX), rate, sent })
     }
 
     /// See [`Transport::send_files`](crate::raft::transport::Transport::send_files).
@@ -81,7 +84,8 @@ impl Sending {
         let mut client = dialled.client;
         let opened = within(async { Ok(client.send_files(request).await?.into_inner()) }).await;
         let mut answers = opened.map_err(|error| unreachable(&error.to_string()))?;
-        let steps = Steps { outgoing: steps, rate: self.rate, began: Instant::now(), sent: 0 };
+        let (rate, total) = (self.rate, Arc::clone(&self.sent));
+        let steps = Steps { outgoing: steps, rate, began: Instant::now(), sent: 0, total };
         let done = converse(list, &files, steps, &mut answers).await;
         done.map_err(|error| Failure::Lost(format!("node {node}: {error}")))
     }
@@ -125,6 +129,8 @@ struct Steps {
     rate: Option<NonZeroU64>,
     began: Instant,
     sent: u64,
+    /// Of all transfers.
+    total: Arc<Sent>,
 }
 
 impl Steps {
@@ -157,6 +163,7 @@ impl Steps {
             };
             offset += count as u64;
             self.sent += count as u64;
+            self.total.count_files(count);
             if !self.say(send_files_request::Step::Chunk(chunk)).await {
                 return Ok(false);
             }

@@ -150,6 +150,7 @@ async fn no_more_bytes_are_in_flight_than_allowed() {
         Arc::clone(&sender.local),
         name("n2"),
         Lane::Entries,
+        Arc::default(),
         sender.runtime.as_ref().expect("it runs").handle(),
     );
     let mut message = vec![b'x'; MESSAGE_BYTES];

@@ -134,6 +134,8 @@ async fn files_arrive_byte_for_byte_and_nothing_else_is_there() {
     std::fs::write(world.incoming().join("left-over"), "x").expect("a file");
     assert_eq!(world.send().await.expect("a reply"), "installed");
     assert_eq!(world.installed(), read_all(world.source.path()));
+    let bytes: usize = files.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(world.sender.transport.sent().files(), bytes as u64);
 }
 
 #[tokio::test]
@@ -169,6 +171,8 @@ async fn a_transfer_that_broke_off_goes_on_where_it_was() {
     drop(hand);
 
     assert_eq!(world.send().await.expect("a reply"), "installed");
+    let rest = (8 << 20) - offset - 1_000;
+    assert_eq!(world.sender.transport.sent().files(), rest, "only what was missing");
     assert_eq!(world.installed(), read_all(world.source.path()));
 }
 
