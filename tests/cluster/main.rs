@@ -10,6 +10,7 @@
 //! faults, `watch` the figures, `story` what every run has in common. The oracle is the crate `linz`.
 
 mod alone;
+mod bars;
 mod client;
 mod cluster;
 mod failover;

@@ -32,7 +32,7 @@ impl Cluster {
     }
 
     /// Waits until all nodes of this cluster are its members, and every shard is where it is to be.
-    async fn all_settle(&self) {
+    pub(crate) async fn all_settle(&self) {
         let names = self.names();
         self.settles(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
