@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -10,6 +11,9 @@ use super::workers::Threads;
 use super::{Error, Server};
 use crate::config::{Loaded, LogFormat, LogLevel, Logging, SyncMode};
 use crate::telemetry::{LogOptions, Metrics, logs};
+
+/// Files that are wanted beside those of tables: connections, logs, files that are being written.
+const FILES_BESIDE_TABLES: u64 = 500;
 
 /// Runs a node in this process until SIGTERM or SIGINT, then stops it in order. A second signal ends the process at once.
 ///
@@ -23,6 +27,7 @@ pub fn run(loaded: &Loaded) -> Result<(), Error> {
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
+    allow_open_files(loaded.config.storage.open_files_max as u64);
     let sync = loaded.config.storage.sync;
     if sync != SyncMode::Always {
         tracing::warn!(
@@ -43,6 +48,22 @@ pub fn run(loaded: &Loaded) -> Result<(), Error> {
         .build()
         .map_err(Error::Thread)?;
     runtime.block_on(serve(loaded, metrics))
+}
+
+/// Lets the process open as many files as the system allows at all, and tells when `tables` of them leave few for the rest.
+fn allow_open_files(tables: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let Some(current) = limit.current else { return };
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let allowed = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => current,
+    };
+    if allowed < tables.saturating_add(FILES_BESIDE_TABLES) {
+        tracing::warn!(
+            "this process may open {allowed} files (ulimit -n), of which tables may take {tables} (kvstore.storage.open-files-max): connections may be refused"
+        );
+    }
 }
 
 async fn serve(loaded: &Loaded, metrics: Arc<Metrics>) -> Result<(), Error> {
