@@ -70,6 +70,11 @@ impl Meta {
         self.known.borrow().as_ref().map(|known| Arc::clone(&known.state))
     }
 
+    /// Whether this node leads the meta group.
+    pub fn is_led_here(&self) -> bool {
+        self.group().is_ok_and(|group| group.is_leader())
+    }
+
     /// The version of [`Self::state`]: grows with every change.
     pub fn version(&self) -> u64 {
         self.known.borrow().as_ref().map_or(0, |known| known.version.0)

@@ -28,7 +28,7 @@ use crate::net::Endpoint;
 use crate::raft::peers::{
     self, About, Addresses, Admits, Admitted, Candidate, Local, Refusal, join,
 };
-use crate::raft::{Node, Origin};
+use crate::raft::{Meta, Node, Origin};
 use crate::util::fs::{FileSystem, RealFileSystem};
 
 /// How long a member waits for the cluster's state before it asks its seeds, and between two attempts to tell of itself.
@@ -217,7 +217,8 @@ impl Membership {
     }
 
     /// Tells the cluster where this node is and what it carries, if it does not know. Other members are asked to, and not the meta group as it is known here: who is reached elsewhere
-    /// than before hears nothing of what is agreed on. When no state is known at all, the seeds are asked as well.
+    /// than before hears nothing of what is agreed on. When no state is known at all, the seeds are asked as well. But a node that leads the meta group reaches all others, and they do not
+    /// reach it: nobody else can change anything then.
     async fn announce(&self, node: &Node) {
         let meta = node.meta();
         let own = self.newcomer();
@@ -231,22 +232,22 @@ impl Membership {
             if about == Some((&own.address, own.weight, &own.zone)) {
                 return;
             }
-            if state.is_some_and(|state| state.members.len() == 1) {
-                match meta.change(|state| state.admit(own.clone())).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        tracing::debug!(%error, "the cluster is not told of this node yet");
+            tokio::select! {
+                joined = join(&self.local, &self.seeds, &self.about) => match joined {
+                    Ok(joined) => return self.local.set_addresses(joined.addresses),
+                    Err(refusal) => {
+                        return tracing::error!("the cluster does not know this node: {refusal}");
                     }
-                }
-                sleep(PAUSE).await;
-                continue;
+                },
+                () = is_led_here(meta) => {}
             }
-            match join(&self.local, &self.seeds, &self.about).await {
-                Ok(joined) => return self.local.set_addresses(joined.addresses),
-                Err(refusal) => {
-                    return tracing::error!("the cluster does not know this node: {refusal}");
+            match meta.change(|state| state.admit(own.clone())).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "the cluster is not told of this node yet");
                 }
             }
+            sleep(PAUSE).await;
         }
     }
 
@@ -259,6 +260,13 @@ impl Membership {
             weight: Weight(self.about.weight),
             zone: self.about.zone.clone().map(Zone),
         }
+    }
+}
+
+/// Returns when this node leads the meta group.
+async fn is_led_here(meta: &Meta) {
+    while !meta.is_led_here() {
+        sleep(PAUSE).await;
     }
 }
 
