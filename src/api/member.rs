@@ -308,7 +308,7 @@ impl Operate for Member {
     }
 }
 
-/// What moves, and how far it is as far as this node sees: only the leader knows what a replica lacks.
+/// What moves, and how far it is as far as this node sees: only the leader knows what a replica lacks. First come files, if the log does not go back far enough, then entries.
 fn describe_change(shard: &Shard, change: &Change, status: Option<&Status>) -> ShardChange {
     let to = change.add.as_ref();
     let from = change.remove.and_then(|replica| shard.voters.get(&replica));
@@ -317,14 +317,17 @@ fn describe_change(shard: &Shard, change: &Change, status: Option<&Status>) -> S
         let lag = (*status.lag.get(&to?.0)?)?;
         Some((lag, status.last_index.max(1)))
     });
-    let (entries_behind, progress) = match behind {
-        #[expect(clippy::cast_precision_loss, reason = "a part, for people")]
-        Some((lag, last)) => (lag, 1.0 - lag as f64 / last as f64),
-        None => (0, 0.0),
+    let copied = status.and_then(|status| status.copies.get(&to?.0));
+    #[expect(clippy::cast_precision_loss, reason = "a part, for people")]
+    let part = |done: u64, of: u64| done.min(of) as f64 / of.max(1) as f64;
+    let (entries_behind, progress) = match (behind, copied) {
+        (_, Some(copied)) => (0, part(copied.bytes, copied.of)),
+        (Some((lag, last)), None) => (lag, part(last.saturating_sub(lag), last)),
+        (None, None) => (0, 0.0),
     };
     let step = match (votes, entries_behind) {
         (true, _) => "leaving",
-        (false, 0) if behind.is_some() => "joining",
+        (false, 0) if behind.is_some() && copied.is_none() => "joining",
         (false, _) => "copying",
     };
     ShardChange {
@@ -333,11 +336,60 @@ fn describe_change(shard: &Shard, change: &Change, status: Option<&Status>) -> S
         step: step.to_owned(),
         entries_behind,
         progress,
-        seconds_left: None,
+        seconds_left: copied.and_then(|copied| copied.left).map(|left| left.as_secs_f64()),
     }
 }
 
 fn not_met() -> Error {
     let message = "this node has not met its cluster yet";
     Error::new(Reason::NotServing, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::raft::Copied;
+    use crate::raft::types::GroupId;
+
+    /// What the leader tells of replica 7, which comes, when it lacks `lag` of 200 entries.
+    fn told(lag: Option<u64>, copied: Option<Copied>) -> ShardChange {
+        let change = Change { add: Some((7, "n4".into())), remove: Some(1), cancelled: false };
+        let shard = Shard { voters: [(1, "n1".into())].into(), ..Shard::default() };
+        let status = Status {
+            group: GroupId(0),
+            leader: None,
+            leads: true,
+            term: 1,
+            replicas: BTreeMap::new(),
+            lag: [(7, lag)].into(),
+            copies: copied.map(|copied| (7, copied)).into_iter().collect(),
+            last_index: 200,
+            applied_index: 200,
+            snapshot_index: 0,
+            failed: None,
+        };
+        describe_change(&shard, &change, Some(&status))
+    }
+
+    #[test]
+    fn a_replica_that_gets_files_is_as_far_as_they_are() {
+        let copied = Copied { bytes: 250, of: 1_000, left: Some(Duration::from_secs(30)) };
+        let change = told(None, Some(copied));
+        assert_eq!((change.from.as_str(), change.to.as_str()), ("n1", "n4"));
+        assert_eq!((change.step.as_str(), change.progress), ("copying", 0.25));
+        assert_eq!((change.entries_behind, change.seconds_left), (0, Some(30.0)));
+    }
+
+    #[test]
+    fn a_replica_that_gets_entries_is_as_far_as_its_log_and_joins_when_it_has_all() {
+        let change = told(Some(50), None);
+        assert_eq!((change.step.as_str(), change.progress), ("copying", 0.75));
+        assert_eq!((change.entries_behind, change.seconds_left), (50, None));
+        assert_eq!(told(Some(0), None).step, "joining");
+        let unknown = told(None, None);
+        assert_eq!((unknown.step.as_str(), unknown.progress), ("copying", 0.0));
+    }
 }

@@ -3,6 +3,7 @@
 //! Appends are pipelined: up to [`WINDOW`] requests wait for their replies, which come back in the order of the requests. Before the first one of a stream, if it is
 //! large, the replica is asked whether it has what comes before: while openraft seeks where the logs part, most of what it would send is sent in vain.
 
+use std::collections::BTreeMap;
 use std::future::{Future, ready};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use openraft::raft::{
     SnapshotResponse, StreamAppendError, StreamAppendResult, TransferLeaderError,
     TransferLeaderResponse,
 };
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -29,6 +31,7 @@ use super::encoding::entry_bytes;
 use super::files::remove_files;
 use super::message::{Envelope, Refusal, Reply, Request};
 use super::planted::{self, Bug};
+use super::progress::{Copied, Progress};
 use super::state::SnapshotData;
 use super::transport::{Failure, Lane, Transport};
 use super::types::{
@@ -59,6 +62,8 @@ pub(super) struct Network {
     pub(super) silent: Arc<AtomicBool>,
     /// Tells that a read on another node waits for what is committed.
     pub(super) commit_wanted: Arc<Notify>,
+    /// Snapshots that are sent now.
+    pub(super) copies: Arc<Copies>,
     /// Where checkpoints are made that are sent, and the file system it is on.
     pub(super) outbox: PathBuf,
     pub(super) fs: Arc<dyn FileSystem>,
@@ -75,6 +80,7 @@ impl Network {
             append_timeout: self.append_timeout,
             silent: Arc::clone(&self.silent),
             commit_wanted: Arc::clone(&self.commit_wanted),
+            copies: Arc::clone(&self.copies),
             outbox: self.outbox.clone(),
             fs: Arc::clone(&self.fs),
         }
@@ -102,6 +108,7 @@ pub(super) struct Peer {
     append_timeout: Duration,
     silent: Arc<AtomicBool>,
     commit_wanted: Arc<Notify>,
+    copies: Arc<Copies>,
     outbox: PathBuf,
     fs: Arc<dyn FileSystem>,
 }
@@ -246,7 +253,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         })
         .map_err(|error| failed(&error))?;
         let header = Request::Snapshot(vote).encode(&self.envelope);
-        let sending = self.transport.send_files(&self.node, header, directory.clone());
+        let copy = Copying::begin(&self.copies, self.envelope.to);
+        let progress = Arc::clone(&copy.progress);
+        let sending = self.transport.send_files(&self.node, header, directory.clone(), progress);
         let sent = tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -273,6 +282,43 @@ impl RaftNetworkV2<TypeConfig> for Peer {
                 Ok(Err(TransferLeaderError::LogNotFlushed { expected, actual: None }))
             }
             other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Snapshots on their way to replicas.
+#[derive(Debug, Default)]
+pub(super) struct Copies(Mutex<BTreeMap<ReplicaId, Arc<Progress>>>);
+
+impl Copies {
+    /// How far each is.
+    pub(super) fn copied(&self) -> BTreeMap<ReplicaId, Copied> {
+        let copies = self.0.lock();
+        copies.iter().filter_map(|(id, copy)| Some((*id, copy.copied()?))).collect()
+    }
+}
+
+/// A snapshot on its way, among the others until this is dropped.
+struct Copying<'a> {
+    copies: &'a Copies,
+    to: ReplicaId,
+    progress: Arc<Progress>,
+}
+
+impl<'a> Copying<'a> {
+    fn begin(copies: &'a Copies, to: ReplicaId) -> Self {
+        let progress = Arc::<Progress>::default();
+        copies.0.lock().insert(to, Arc::clone(&progress));
+        Self { copies, to, progress }
+    }
+}
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        let mut copies = self.copies.0.lock();
+        // A later one may have taken its place.
+        if copies.get(&self.to).is_some_and(|copy| Arc::ptr_eq(copy, &self.progress)) {
+            copies.remove(&self.to);
         }
     }
 }
@@ -327,8 +373,6 @@ fn stream_result(
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
-
     use super::*;
     use crate::raft::log::tests::entry;
     use crate::util::fs::RealFileSystem;
@@ -358,6 +402,7 @@ mod tests {
             _: &NodeName,
             _: Bytes,
             _: PathBuf,
+            _: Arc<Progress>,
         ) -> BoxFuture<'static, Result<Bytes, Failure>> {
             panic!("no files are sent")
         }
@@ -383,6 +428,7 @@ mod tests {
             transport: Arc::clone(&replies) as Arc<dyn Transport>,
             append_timeout: Duration::from_secs(1),
             silent: Arc::default(),
+            copies: Arc::default(),
             commit_wanted: Arc::default(),
             outbox: PathBuf::new(),
             fs: Arc::new(RealFileSystem),

@@ -12,11 +12,13 @@
 //! * Bounded: at most [`IN_FLIGHT_BYTES_MAX`] to one node on one lane wait for their reply; above that `call` waits, within its timeout.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::progress::Progress;
 use super::types::NodeName;
 
 /// Most bytes of requests to one node on one lane whose reply has not come.
@@ -57,12 +59,13 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Bytes, Failure>>;
 
     /// Sends the files in `directory` (flat, no folders in it) with `header` before them, and waits for the receiver's reply. Goes on where an earlier attempt with
-    /// the same header broke off, as far as the receiver still has its files. Dropping the future ends it.
+    /// the same header broke off, as far as the receiver still has its files, and counts in `progress`. Dropping the future ends it.
     fn send_files(
         &self,
         node: &NodeName,
         header: Bytes,
         directory: PathBuf,
+        progress: Arc<Progress>,
     ) -> BoxFuture<'static, Result<Bytes, Failure>>;
 }
 

@@ -339,6 +339,7 @@ mod tests {
             last_index: 50_000,
             applied_index,
             snapshot_index: 0,
+            copies: BTreeMap::new(),
             failed: None,
         };
         let health = |status| shard_health(status).status;

@@ -46,9 +46,10 @@ pub use self::settings::Settings;
 pub(super) use self::writes::Attempt;
 use super::log::GroupLog;
 use super::message::{Envelope, Refusal, Reply, Request};
-use super::network::Network;
+use super::network::{Copies, Network};
 use super::pace::{Leads, Pace};
 use super::planted::{self, Bug};
+use super::progress::Copied;
 use super::reads::{ReadIndex, Reads};
 use super::state::{ReplicaState, StateMachine};
 use super::transport::Lane;
@@ -83,6 +84,8 @@ pub struct Status {
     pub replicas: BTreeMap<ReplicaId, NodeName>,
     /// How many entries each other replica lacks; known to the leader only.
     pub lag: BTreeMap<ReplicaId, Option<u64>>,
+    /// Snapshots that are sent to other replicas now; known to the leader only.
+    pub copies: BTreeMap<ReplicaId, Copied>,
     /// Index of the last entry of the log here.
     pub last_index: u64,
     /// Index of the last entry applied here.
@@ -103,6 +106,7 @@ pub struct Group {
     reads: Reads,
     /// Told when a read on another node waits for what is committed to arrive there.
     commit_wanted: Arc<Notify>,
+    copies: Arc<Copies>,
     pace: Pace,
     /// When this replica heard of a leader last, or as leader of a quorum.
     heard: Mutex<Instant>,
@@ -132,6 +136,7 @@ impl Group {
         let pristine = log.is_pristine();
         let silent = Arc::<AtomicBool>::default();
         let commit_wanted = Arc::<Notify>::default();
+        let copies = Arc::<Copies>::default();
         let network = Network {
             cluster: settings.cluster,
             group: id,
@@ -140,6 +145,7 @@ impl Group {
             append_timeout: settings.election_timeout,
             silent: Arc::clone(&silent),
             commit_wanted: Arc::clone(&commit_wanted),
+            copies: Arc::clone(&copies),
             outbox: settings.outbox.clone(),
             fs: Arc::clone(&settings.fs),
         };
@@ -155,6 +161,7 @@ impl Group {
             state,
             reads: Reads::default(),
             commit_wanted,
+            copies,
             pace: Pace::default(),
             heard: Mutex::new(Instant::now()),
             quarantined: AtomicBool::new(!pristine),
@@ -316,6 +323,7 @@ impl Group {
             term: metrics.current_term,
             replicas: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
             lag: lag.collect(),
+            copies: self.copies.copied(),
             last_index,
             applied_index: index(&metrics.last_applied),
             snapshot_index: index(&metrics.snapshot),

@@ -17,6 +17,7 @@ use super::files::Sending;
 use super::link::Link;
 use super::local::Local;
 use crate::cluster::NodeName;
+use crate::raft::Progress;
 use crate::raft::transport::{Failure, Lane, Transport};
 use crate::util::fs::FileSystem;
 
@@ -121,8 +122,10 @@ impl Transport for GrpcTransport {
         node: &NodeName,
         header: Bytes,
         directory: PathBuf,
+        progress: Arc<Progress>,
     ) -> BoxFuture<'static, Result<Bytes, Failure>> {
         let sending = Arc::clone(&self.sending);
-        Box::pin(sending.send(Arc::clone(&self.local), node.clone(), header, directory))
+        let local = Arc::clone(&self.local);
+        Box::pin(sending.send(local, node.clone(), header, directory, progress))
     }
 }

@@ -21,6 +21,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::raft::files::remove_files;
 use crate::raft::message::Reply;
+use crate::raft::progress::Progress;
 use crate::raft::transport::{Failure, Lane, Receiver, Transport};
 use crate::raft::types::NodeName;
 use crate::util::fs::sim::SimFileSystem;
@@ -361,6 +362,7 @@ impl Transport for SimTransport {
         node: &NodeName,
         header: Bytes,
         directory: PathBuf,
+        _: Arc<Progress>,
     ) -> BoxFuture<'static, Result<Bytes, Failure>> {
         let network = Arc::clone(&self.network);
         let (own, to, fs) = (self.own, self.network.index(node), self.fs.clone());

@@ -22,6 +22,7 @@ use crate::proto::raft::{
 use crate::raft::peers::dial::{DialError, dial, within};
 use crate::raft::peers::local::Local;
 use crate::raft::peers::transport::Sent;
+use crate::raft::progress::Progress;
 use crate::raft::transport::Failure;
 use crate::util::fs::{File, FileSystem};
 
@@ -63,6 +64,7 @@ impl Sending {
         node: NodeName,
         header: Bytes,
         directory: PathBuf,
+        progress: Arc<Progress>,
     ) -> Result<Bytes, Failure> {
         let unreachable = |why: &str| Failure::Unreachable(format!("node {node}: {why}"));
         let _permit = self.permits.acquire().await.expect("it is never closed");
@@ -73,6 +75,7 @@ impl Sending {
         });
         let files = opened.await.unwrap_or_else(|error| Err(error.to_string()));
         let files = files.map_err(|why| unreachable(&why))?;
+        progress.begin(files.infos.iter().map(|info| info.size).sum());
         let Some(endpoint) = local.address(&node) else {
             return Err(unreachable("its address is not known"));
         };
@@ -85,7 +88,8 @@ impl Sending {
         let opened = within(async { Ok(client.send_files(request).await?.into_inner()) }).await;
         let mut answers = opened.map_err(|error| unreachable(&error.to_string()))?;
         let (rate, total) = (self.rate, Arc::clone(&self.sent));
-        let steps = Steps { outgoing: steps, rate, began: Instant::now(), sent: 0, total };
+        let steps =
+            Steps { outgoing: steps, rate, began: Instant::now(), sent: 0, total, progress };
         let done = converse(list, &files, steps, &mut answers).await;
         done.map_err(|error| Failure::Lost(format!("node {node}: {error}")))
     }
@@ -131,6 +135,8 @@ struct Steps {
     sent: u64,
     /// Of all transfers.
     total: Arc<Sent>,
+    /// Of this one.
+    progress: Arc<Progress>,
 }
 
 impl Steps {
@@ -149,6 +155,8 @@ impl Steps {
             return Err(broken("it wants a file that it was not offered".to_owned()));
         };
         let mut offset = wanted.offset;
+        let before: u64 = files.infos[..position].iter().map(|info| info.size).sum();
+        self.progress.goes_on_at(before + offset.min(info.size));
         while offset < info.size {
             let file = Arc::clone(file);
             let count =
@@ -164,6 +172,7 @@ impl Steps {
             offset += count as u64;
             self.sent += count as u64;
             self.total.count_files(count);
+            self.progress.send(count as u64);
             if !self.say(send_files_request::Step::Chunk(chunk)).await {
                 return Ok(false);
             }

@@ -14,6 +14,7 @@ use crate::proto::raft::{
     send_files_response,
 };
 use crate::raft::peers::handshake::Calling;
+use crate::raft::progress::Progress;
 
 /// n1, which has files; n2, which takes them.
 struct World {
@@ -22,6 +23,8 @@ struct World {
     receiver: Arc<Double>,
     source: tempfile::TempDir,
     staging: tempfile::TempDir,
+    /// Of what is sent.
+    progress: Arc<Progress>,
 }
 
 /// Bytes that are nowhere the same.
@@ -40,7 +43,7 @@ impl World {
         sender.knows(&[&receiving]);
         let [source, staging] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
         *receiver.staging.lock() = Some(staging.path().join("incoming"));
-        Self { sender, receiving, receiver, source, staging }
+        Self { sender, receiving, receiver, source, staging, progress: Arc::default() }
     }
 
     fn with(files: &[(&str, usize)]) -> Self {
@@ -57,7 +60,8 @@ impl World {
 
     fn send(&self) -> BoxFuture<'static, Result<Bytes, Failure>> {
         let header = Bytes::from_static(b"snapshot 7");
-        self.sender.transport.send_files(&name("n2"), header, self.source.path().to_owned())
+        let (directory, progress) = (self.source.path().to_owned(), Arc::clone(&self.progress));
+        self.sender.transport.send_files(&name("n2"), header, directory, progress)
     }
 
     /// The last files that came whole.
@@ -148,13 +152,17 @@ async fn a_transfer_that_broke_off_goes_on_where_it_was() {
         GrpcTransport::new(Arc::clone(&world.sender.local), fs(), NonZeroU64::new(8 << 20))
     };
     let header = Bytes::from_static(b"snapshot 7");
-    let mut first = slow.send_files(&name("n2"), header, world.source.path().to_owned());
+    let (directory, progress) = (world.source.path().to_owned(), Arc::<Progress>::default());
+    let mut first = slow.send_files(&name("n2"), header, directory, Arc::clone(&progress));
     let second_file = world.incoming().join("b");
     tokio::select! {
         done = &mut first => panic!("it is slow: {done:?}"),
         () = grown(&second_file, 1) => {}
     }
     drop(first);
+    let copied = progress.copied().expect("it has begun");
+    assert_eq!(copied.of, 10 << 20);
+    assert!(copied.bytes > 2 << 20 && copied.left.is_some(), "{copied:?}");
     assert!(world.receiver.installed.lock().is_empty());
 
     // What is there is not asked for again.
@@ -173,6 +181,8 @@ async fn a_transfer_that_broke_off_goes_on_where_it_was() {
     assert_eq!(world.send().await.expect("a reply"), "installed");
     let rest = (8 << 20) - offset - 1_000;
     assert_eq!(world.sender.transport.sent().files(), rest, "only what was missing");
+    let copied = world.progress.copied().expect("it is done");
+    assert_eq!((copied.bytes, copied.of, copied.left), (10 << 20, 10 << 20, Some(Duration::ZERO)));
     assert_eq!(world.installed(), read_all(world.source.path()));
 }
 
@@ -325,11 +335,13 @@ async fn a_node_that_is_not_there_gets_no_files() {
         &name("n9"),
         Bytes::new(),
         world.source.path().to_owned(),
+        Arc::default(),
     );
     let expected = Failure::Unreachable("node n9: its address is not known".into());
     assert_eq!(failure.await, Err(expected));
     let nowhere = world.source.path().join("nowhere");
-    let failure = world.sender.transport.send_files(&name("n2"), Bytes::new(), nowhere).await;
+    let transport = &world.sender.transport;
+    let failure = transport.send_files(&name("n2"), Bytes::new(), nowhere, Arc::default()).await;
     assert!(
         matches!(&failure, Err(Failure::Unreachable(why)) if why.starts_with("node n2: cannot read ")),
         "{failure:?}"

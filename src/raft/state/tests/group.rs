@@ -6,6 +6,7 @@ use openraft::async_runtime::WatchReceiver as _;
 
 use super::super::super::log::{LogOptions, LogStore};
 use super::super::super::network::Network;
+use super::super::super::progress::Progress;
 use super::super::super::transport::{Failure, Lane, Transport};
 use super::super::super::types::{NodeName, TypeConfig};
 use super::*;
@@ -32,6 +33,7 @@ impl Transport for Alone {
         _: &NodeName,
         _: bytes::Bytes,
         _: PathBuf,
+        _: Arc<Progress>,
     ) -> BoxFuture<'static, Result<bytes::Bytes, Failure>> {
         async { Err(Failure::Unreachable("alone".to_owned())) }.boxed()
     }
@@ -60,6 +62,7 @@ impl One {
             append_timeout: Duration::from_secs(1),
             commit_wanted: Arc::default(),
             silent: Arc::default(),
+            copies: Arc::default(),
             fs: shared,
         };
         let config = openraft::Config {
