@@ -205,11 +205,10 @@ async fn more_requests_than_allowed_are_refused_and_told_when_to_come_back() {
     let url = node.url("/api/v1/json/slow");
     let slow = tokio::spawn(async move { Client::new().put(url).body(body).send().await });
     sender.send(b"[1").await;
-    eventually("the place is taken", || async {
-        let response = reqwest::get(node.url("/api/v1/kv/k")).await.expect("an answer");
-        response.status() == 429 && response.headers().contains_key("retry-after")
-    })
-    .await;
+    a_request_runs(&node).await;
+    let refused = reqwest::get(node.url("/api/v1/kv/k")).await.expect("an answer");
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
     let refused = node.client().await.get(get("k")).await.expect_err("full");
     assert_eq!(
         (refused.code(), reason(&refused).as_str()),
@@ -220,6 +219,18 @@ async fn more_requests_than_allowed_are_refused_and_told_when_to_come_back() {
     drop(sender);
     assert_eq!(slow.await.expect("no panic").expect("an answer").status(), 200);
     assert_eq!(reqwest::get(node.url("/api/v1/kv/slow")).await.expect("an answer").status(), 200);
+}
+
+/// Waits until the node works on one request.
+async fn a_request_runs(node: &TestNode) {
+    eventually("the request runs", || async {
+        let metrics = reqwest::get(node.url("/actuator/prometheus")).await.expect("an answer");
+        let metrics = metrics.text().await.expect("a body");
+        metrics
+            .lines()
+            .any(|line| line.starts_with("kvstore_inflight_requests{") && line.ends_with(" 1"))
+    })
+    .await;
 }
 
 struct BodySender(tokio::sync::mpsc::Sender<Result<bytes::Bytes, std::io::Error>>);
@@ -245,16 +256,7 @@ async fn a_stop_waits_for_calls_that_run() {
     let url = node.url("/api/v1/json/late");
     let late = tokio::spawn(async move { Client::new().put(url).body(body).send().await });
     sender.send(b"[1").await;
-    eventually("the call runs", || async {
-        let metrics = reqwest::get(node.url("/actuator/prometheus")).await.expect("an answer");
-        metrics
-            .text()
-            .await
-            .expect("a body")
-            .lines()
-            .any(|line| line.starts_with("kvstore_inflight_requests{") && line.ends_with(" 1"))
-    })
-    .await;
+    a_request_runs(&node).await;
     let address = node.url("");
     let stop = tokio::spawn(async move {
         node.stop().await;
