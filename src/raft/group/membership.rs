@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use super::{APPEND_ENTRIES_MAX, Group};
 use crate::error::{Error, Reason, Result};
-use crate::raft::types::{LogId, NodeName, ReplicaId, StoredMembership, TypeConfig};
+use crate::raft::types::{LogId, Membership, NodeName, ReplicaId, StoredMembership, TypeConfig};
 
 /// How many election timeouts a change may take to be committed before it is looked at again.
 const CHANGE_TIMEOUTS: u32 = 4;
@@ -92,16 +92,27 @@ impl Group {
     ///
     /// As [`Self::step_towards`].
     pub async fn end_joint(&self) -> Result<()> {
-        let joint = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
-            joint.then_some(*metrics.membership_config.log_id())
-        };
-        match joint {
-            Some(at) => self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), at).await,
-            None => Ok(()),
+        let (now, at) = self.members()?;
+        if now.get_joint_config().len() > 1 {
+            self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), at).await?;
         }
+        Ok(())
+    }
+
+    /// The membership, which may not be committed yet, and its entry.
+    ///
+    /// # Errors
+    ///
+    /// FAILED_PRECONDITION when this replica is not in it: one that leads all the same is about to end, and openraft does not expect it to change anything.
+    fn members(&self) -> Result<(Membership, Option<LogId>)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let now = metrics.membership_config.membership();
+        if now.get_node(&self.replica).is_none() {
+            let message = format!("{}: this replica belongs to it no more", self.id);
+            return Err(Error::new(Reason::FailedPrecondition, message));
+        }
+        Ok((now.clone(), *metrics.membership_config.log_id()))
     }
 
     /// Does one step, as the leader. See the [module](self).
@@ -110,11 +121,7 @@ impl Group {
     ///
     /// FAILED_PRECONDITION when this replica does not lead, NO_QUORUM when a change was not committed in time: it may be yet. In both cases look again.
     pub async fn step_towards(&self, goal: &Goal) -> Result<Step> {
-        let (now, at) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            (metrics.membership_config.membership().clone(), *metrics.membership_config.log_id())
-        };
+        let (now, at) = self.members()?;
         if now.get_joint_config().len() > 1 {
             self.change(ChangeMembers::AddVoterIds(BTreeSet::new()), at).await?;
             return Ok(Step::Changed);
