@@ -46,14 +46,14 @@ struct Scale {
     mebibytes: u64,
     /// Calls a second.
     rate: u64,
-    /// How long calls are measured while nothing moves.
-    quiet: Duration,
+    /// Calls that are measured while nothing moves.
+    calls: usize,
 }
 
 const SCALE: Scale = if cfg!(debug_assertions) {
-    Scale { shards: 20, mebibytes: 16, rate: 200, quiet: Duration::from_secs(4) }
+    Scale { shards: 20, mebibytes: 16, rate: 200, calls: 800 }
 } else {
-    Scale { shards: 64, mebibytes: 200, rate: 1_000, quiet: Duration::from_secs(15) }
+    Scale { shards: 64, mebibytes: 200, rate: 1_000, calls: 15_000 }
 };
 
 /// Logs that are cut soon, so that new replicas get files.
@@ -69,8 +69,11 @@ const BATCH: usize = 256;
 /// Callers; each makes its calls when they are due.
 const CALLERS: usize = 32;
 
-/// How long leaders may take to be where they are to be after the shards are.
-const LEADERS_WITHIN: Duration = Duration::from_mins(1);
+/// How long the calls that are measured may take.
+const CALLS_WITHIN: Duration = Duration::from_mins(2);
+
+/// Time between two looks whether enough were made.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long one try of a call may take.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -111,8 +114,10 @@ async fn two_nodes_join(settings: &[(&'static str, &'static str)], slower_max: f
     println!("bars: {mebibytes} MiB stored in {:.1?}, {rate} calls a second", begun.elapsed());
     let load = Pace::start(&cluster, rate);
     let before = Sent::by(&cluster).await;
-    tokio::time::sleep(SCALE.quiet).await;
-    let anyway = (Sent::by(&cluster).await - before).messages / SCALE.quiet.as_secs_f64();
+    let begun = Instant::now();
+    load.goes_on(SCALE.calls).await;
+    let sent = Sent::by(&cluster).await - before;
+    let anyway = sent.messages / begun.elapsed().as_secs_f64();
     let quiet = load.take("three nodes, nothing moves").percentile(99);
 
     let (mut sent, mut least, mut slowest) = (Sent::default(), 0.0, Duration::ZERO);
@@ -137,7 +142,7 @@ async fn two_nodes_join(settings: &[(&'static str, &'static str)], slower_max: f
     leaders_settle(&cluster).await;
     load.take("leaders move");
     let counted = load.shards();
-    tokio::time::sleep(SCALE.quiet).await;
+    load.goes_on(SCALE.calls).await;
     load.take("five nodes, nothing moves");
     let parts = parts(&cluster, &counted, &load.shards()).await;
     load.stop().await;
@@ -241,18 +246,11 @@ async fn bytes_that_had_to_move(cluster: &Cluster, mebibytes: u64) -> f64 {
 
 /// Waits until every shard is led by the node that should.
 async fn leaders_settle(cluster: &Cluster) {
-    let deadline = Instant::now() + LEADERS_WITHIN;
-    loop {
-        let seen = cluster.seen().await.expect("it answers");
-        let elsewhere = |shard: &&kvstore::proto::admin::Shard| {
-            shard.target.first().is_none_or(|first| *first != shard.leader)
-        };
-        match seen.shards.iter().filter(elsewhere).count() {
-            0 => return assert_even(&seen),
-            count => assert!(Instant::now() < deadline, "{count} leaders are elsewhere"),
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    let names = cluster.names();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let is_led = |shard: &kvstore::proto::admin::Shard| shard.target.first() == Some(&shard.leader);
+    cluster.settles_when(&names, |seen| seen.shards.iter().all(is_led)).await;
+    assert_even(&cluster.seen().await.expect("it answers"));
 }
 
 /// All nodes lead the same number of shards, or one more.
@@ -315,6 +313,15 @@ impl Pace {
             callers.spawn(call(client, number, first, every, Arc::clone(&seen)));
         }
         Self { seen, callers }
+    }
+
+    /// Returns once so many calls were made that nobody has taken.
+    async fn goes_on(&self, calls: usize) {
+        let deadline = Instant::now() + CALLS_WITHIN;
+        while lock(&self.seen.took).len() < calls {
+            assert!(Instant::now() < deadline, "not {calls} calls within {CALLS_WITHIN:?}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// How long the calls since the last time took.

@@ -27,7 +27,7 @@ fn assert_no_repeated_operation_failed(shared: &Arc<Shared>) {
 }
 
 impl Cluster {
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.name.clone()).collect()
     }
 

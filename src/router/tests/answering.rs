@@ -72,16 +72,21 @@ async fn an_answer_larger_than_a_message_names_the_limit() {
     assert!(error.message().contains("kvstore.limits.page-size"), "{error}");
 }
 
+/// A write of `k` whose sync is held until the bench's gate is released: reads that have to be durable wait for it.
+fn park(bench: &Bench) -> impl Future<Output = Result<Version>> + use<> {
+    bench.gates[0].hold();
+    let late = Instant::now() + Duration::from_hours(2);
+    let parked = bench.router.put(put("k", "1"), late).expect("there is room");
+    bench.gates[0].wait_for_sync();
+    parked
+}
+
 /// A question waits for its part of the memory, as long as it may; then others do.
 #[tokio::test]
 async fn answers_are_made_while_there_is_room_for_them() {
     let bench = Bench::new(1);
     let answerer = Answerer::new(bench.router.clone());
-    // A read of what is not durable yet waits for that.
-    bench.gates[0].hold();
-    let late = Instant::now() + Duration::from_hours(2);
-    let parked = bench.router.put(put("k", "1"), late).expect("there is room");
-    bench.gates[0].wait_for_sync();
+    let parked = park(&bench);
     let keys: Vec<_> = (0..1_000).map(|number| key(&format!("k/{number}"))).collect();
     let large = wanted(keys, usize::MAX);
     let hour = Duration::from_hours(1);
@@ -113,10 +118,7 @@ async fn answers_are_made_while_there_is_room_for_them() {
 async fn an_answer_ends_in_time() {
     let bench = Bench::new(1);
     let answerer = Answerer::new(bench.router.clone());
-    bench.gates[0].hold();
-    let late = Instant::now() + Duration::from_hours(2);
-    let parked = bench.router.put(put("k", "1"), late).expect("there is room");
-    bench.gates[0].wait_for_sync();
+    let parked = park(&bench);
     let what = wanted(vec![key("k")], 10);
     for (left, takes) in [(3, 3), (3_600, 60)]
         .map(|(left, takes)| (Duration::from_secs(left), Duration::from_secs(takes)))

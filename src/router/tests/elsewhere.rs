@@ -25,6 +25,17 @@ async fn begin(shape: Shape, seed: u64) -> (Nodes, Vec<Key>, NodeIndex) {
     (nodes, keys, stranger)
 }
 
+/// Tells a story of such nodes for each seed.
+fn story(shape: impl Fn() -> Shape, tell: impl AsyncFn(&Nodes, &[Key], NodeIndex)) {
+    for seed in 0..SEEDS {
+        simulate(seed, async || {
+            let (nodes, keys, stranger) = begin(shape(), seed).await;
+            tell(&nodes, &keys, stranger).await;
+            nodes.end().await;
+        });
+    }
+}
+
 fn key_of(keys: &[Key]) -> &Key {
     &keys[SHARD.0 as usize]
 }
@@ -37,59 +48,50 @@ fn followers(nodes: &Nodes, node: NodeIndex) -> Vec<NodeIndex> {
 
 #[test]
 fn what_is_here_is_read_here_and_the_rest_of_each_node_once() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, _) = begin(wide(), seed).await;
-            for node in nodes.all() {
-                let found = nodes.get_all(node, &keys).await.expect("all are up");
-                assert_eq!(found.len(), keys.len());
-                let heard = nodes.heard();
-                let is_here =
-                    |shard: ShardId| nodes.cluster.holders(GroupId(shard.0)).contains(&node);
-                let mut asked: Vec<_> =
-                    heard.iter().flat_map(|heard| heard.shards.iter().copied()).collect();
-                asked.sort();
-                let elsewhere: Vec<_> = nodes.shards().filter(|shard| !is_here(*shard)).collect();
-                assert_eq!(asked, elsewhere, "node {node}");
-                let mut whom: Vec<_> = heard.iter().map(|heard| heard.node).collect();
-                whom.sort_unstable();
-                whom.dedup();
-                assert_eq!(whom.len(), heard.len(), "node {node} asks each once: {heard:?}");
-            }
-            nodes.end().await;
-        });
-    }
+    story(wide, async |nodes, keys, _| {
+        for node in nodes.all() {
+            let found = nodes.get_all(node, keys).await.expect("all are up");
+            assert_eq!(found.len(), keys.len());
+            let heard = nodes.heard();
+            let is_here = |shard: ShardId| nodes.cluster.holders(GroupId(shard.0)).contains(&node);
+            let mut asked: Vec<_> =
+                heard.iter().flat_map(|heard| heard.shards.iter().copied()).collect();
+            asked.sort();
+            let elsewhere: Vec<_> = nodes.shards().filter(|shard| !is_here(*shard)).collect();
+            assert_eq!(asked, elsewhere, "node {node}");
+            let mut whom: Vec<_> = heard.iter().map(|heard| heard.node).collect();
+            whom.sort_unstable();
+            whom.dedup();
+            assert_eq!(whom.len(), heard.len(), "node {node} asks each once: {heard:?}");
+        }
+    });
 }
 
 #[test]
 fn a_node_that_has_lost_its_replica_is_followed_by_the_next_that_holds_the_shard() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let order = nodes.asked_by(stranger, SHARD);
-            // The last one leads, so that the others are free to go.
-            nodes.move_leader(SHARD, order[2]).await;
-            for gone in 0..=2 {
-                let begun = Instant::now();
-                let found = nodes.get(stranger, key_of(&keys)).await.expect("one is left");
-                assert_eq!(found.as_deref(), Some(key_of(&keys).as_str()));
-                assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-                let heard = nodes.heard();
-                assert_eq!(heard.len(), gone + 1, "each once: {heard:?}");
-                let refused = heard.iter().filter(|heard| heard.refused == [SHARD]).count();
-                assert_eq!(refused, gone, "{heard:?}");
-                if gone < 2 {
-                    let served = heard.last().expect("one has answered").node;
-                    nodes.unseat(served, SHARD);
-                    if gone == 1 {
-                        // Two of three replicas are gone: nothing can be confirmed.
-                        break;
-                    }
+    story(wide, async |nodes, keys, stranger| {
+        let order = nodes.asked_by(stranger, SHARD);
+        // The last one leads, so that the others are free to go.
+        nodes.move_leader(SHARD, order[2]).await;
+        for gone in 0..=2 {
+            let begun = Instant::now();
+            let found = nodes.get(stranger, key_of(keys)).await.expect("one is left");
+            assert_eq!(found.as_deref(), Some(key_of(keys).as_str()));
+            assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+            let heard = nodes.heard();
+            assert_eq!(heard.len(), gone + 1, "each once: {heard:?}");
+            let refused = heard.iter().filter(|heard| heard.refused == [SHARD]).count();
+            assert_eq!(refused, gone, "{heard:?}");
+            if gone < 2 {
+                let served = heard.last().expect("one has answered").node;
+                nodes.unseat(served, SHARD);
+                if gone == 1 {
+                    // Two of three replicas are gone: nothing can be confirmed.
+                    break;
                 }
             }
-            nodes.end().await;
-        });
-    }
+        }
+    });
 }
 
 #[test]
@@ -149,89 +151,75 @@ fn a_leader_that_does_not_serve_any_more_is_forgotten() {
 /// In rounds: everybody once, then a pause, then everybody again; until the deadline.
 #[test]
 fn while_nobody_serves_all_are_asked_in_rounds_until_the_deadline() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let holders = nodes.cluster.holders(GroupId(SHARD.0));
-            for holder in &holders {
-                nodes.unseat(*holder, SHARD);
+    story(wide, async |nodes, keys, stranger| {
+        let holders = nodes.cluster.holders(GroupId(SHARD.0));
+        for holder in &holders {
+            nodes.unseat(*holder, SHARD);
+        }
+        let limit = Duration::from_millis(700);
+        let begun = Instant::now();
+        let (key, fresh) = (key_of(keys), Freshness::Linearizable);
+        let read = nodes.get_within(stranger, key, fresh, limit).await;
+        let error = read.expect_err("nobody serves it");
+        assert_eq!(error.reason(), Reason::NoLeader, "{error}");
+        assert!(error.message().contains("shard-1"), "{error}");
+        assert_eq!(begun.elapsed(), limit, "not before, not after");
+        let heard = nodes.heard();
+        assert!(heard.len() > 3 * 10, "again and again: {}", heard.len());
+        assert!(heard.len() <= 3 * 70, "with a pause: {}", heard.len());
+        for round in heard.chunks(3) {
+            let mut asked: Vec<_> = round.iter().map(|heard| heard.node).collect();
+            asked.sort_unstable();
+            if round.len() == 3 {
+                assert_eq!(asked, holders, "each once in a round");
             }
-            let limit = Duration::from_millis(700);
-            let begun = Instant::now();
-            let (key, fresh) = (key_of(&keys), Freshness::Linearizable);
-            let read = nodes.get_within(stranger, key, fresh, limit).await;
-            let error = read.expect_err("nobody serves it");
-            assert_eq!(error.reason(), Reason::NoLeader, "{error}");
-            assert!(error.message().contains("shard-1"), "{error}");
-            assert_eq!(begun.elapsed(), limit, "not before, not after");
-            let heard = nodes.heard();
-            assert!(heard.len() > 3 * 10, "again and again: {}", heard.len());
-            assert!(heard.len() <= 3 * 70, "with a pause: {}", heard.len());
-            for round in heard.chunks(3) {
-                let mut asked: Vec<_> = round.iter().map(|heard| heard.node).collect();
-                asked.sort_unstable();
-                if round.len() == 3 {
-                    assert_eq!(asked, holders, "each once in a round");
-                }
-            }
-            for (last, first) in
-                heard.iter().skip(2).step_by(3).zip(heard.iter().skip(3).step_by(3))
-            {
-                assert!(first.at - last.at >= Duration::from_millis(10), "a pause between rounds");
-            }
-            nodes.end().await;
-        });
-    }
+        }
+        for (last, first) in heard.iter().skip(2).step_by(3).zip(heard.iter().skip(3).step_by(3)) {
+            assert!(first.at - last.at >= Duration::from_millis(10), "a pause between rounds");
+        }
+    });
 }
 
 #[test]
 fn a_read_is_answered_as_soon_as_somebody_serves_again() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let holders = nodes.cluster.holders(GroupId(SHARD.0));
-            for holder in &holders {
-                nodes.unseat(*holder, SHARD);
-            }
-            let router = nodes.router(stranger);
-            let key = key_of(&keys).clone();
-            let read = tokio::spawn(async move {
-                let deadline = within(PATIENCE);
-                router.get(key.as_bytes(), Freshness::Stale, deadline).await
-            });
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(!read.is_finished(), "nobody serves it");
-            nodes.seat(holders[1], SHARD);
-            let begun = Instant::now();
-            let found = read.await.expect("no panic").expect("one serves it");
-            assert_eq!(text(&found.expect("it is there").value), key_of(&keys).as_str());
-            assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-            nodes.end().await;
+    story(wide, async |nodes, keys, stranger| {
+        let holders = nodes.cluster.holders(GroupId(SHARD.0));
+        for holder in &holders {
+            nodes.unseat(*holder, SHARD);
+        }
+        let router = nodes.router(stranger);
+        let key = key_of(keys).clone();
+        let read = tokio::spawn(async move {
+            let deadline = within(PATIENCE);
+            router.get(key.as_bytes(), Freshness::Stale, deadline).await
         });
-    }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!read.is_finished(), "nobody serves it");
+        nodes.seat(holders[1], SHARD);
+        let begun = Instant::now();
+        let found = read.await.expect("no panic").expect("one serves it");
+        assert_eq!(text(&found.expect("it is there").value), key_of(keys).as_str());
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    });
 }
 
 /// The words of the last one that was heard of the shard are what the caller hears, and not those about another shard.
 #[test]
 fn the_error_is_what_was_heard_last_of_the_shard_that_nobody_serves() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let holders = nodes.cluster.holders(GroupId(SHARD.0));
-            for holder in &holders {
-                nodes.cluster.crash(*holder, true);
-            }
-            let limit = Duration::from_millis(500);
-            let begun = Instant::now();
-            let read = nodes.get_within(stranger, key_of(&keys), Freshness::Stale, limit).await;
-            let error = read.expect_err("all are down");
-            assert_eq!(error.reason(), Reason::NoLeader);
-            assert!(error.message().contains("shard-1"), "{error}");
-            assert!(error.message().contains("does not answer"), "{error}");
-            assert_eq!(begun.elapsed(), limit);
-            nodes.end().await;
-        });
-    }
+    story(wide, async |nodes, keys, stranger| {
+        let holders = nodes.cluster.holders(GroupId(SHARD.0));
+        for holder in &holders {
+            nodes.cluster.crash(*holder, true);
+        }
+        let limit = Duration::from_millis(500);
+        let begun = Instant::now();
+        let read = nodes.get_within(stranger, key_of(keys), Freshness::Stale, limit).await;
+        let error = read.expect_err("all are down");
+        assert_eq!(error.reason(), Reason::NoLeader);
+        assert!(error.message().contains("shard-1"), "{error}");
+        assert!(error.message().contains("does not answer"), "{error}");
+        assert_eq!(begun.elapsed(), limit);
+    });
 }
 
 #[test]
@@ -272,117 +260,99 @@ fn an_error_about_a_shard_that_was_served_later_is_not_the_callers() {
 /// Nothing is heard of a question: the next node is asked when the time of the first is up, and the read ends in time whatever happens.
 #[test]
 fn a_node_that_is_silent_is_followed_by_the_next_in_time() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            nodes.slow_down(Duration::from_secs(3));
-            let begun = Instant::now();
-            let found = nodes.get(stranger, key_of(&keys)).await.expect("the second answers");
-            assert_eq!(found.as_deref(), Some(key_of(&keys).as_str()));
-            // The second one is given more time than the first, and needs it.
-            let took = begun.elapsed();
-            let least = FIRST_ANSWER + Duration::from_secs(3);
-            assert!((least..least + SOON).contains(&took), "{took:?}");
-            let heard = nodes.heard();
-            assert_eq!(heard.len(), 2, "{heard:?}");
-            assert_ne!(heard[0].node, heard[1].node);
-            assert_eq!(heard[0].left, FIRST_ANSWER);
-            assert_eq!(heard[1].left, FIRST_ANSWER * 2);
+    story(wide, async |nodes, keys, stranger| {
+        nodes.slow_down(Duration::from_secs(3));
+        let begun = Instant::now();
+        let found = nodes.get(stranger, key_of(keys)).await.expect("the second answers");
+        assert_eq!(found.as_deref(), Some(key_of(keys).as_str()));
+        // The second one is given more time than the first, and needs it.
+        let took = begun.elapsed();
+        let least = FIRST_ANSWER + Duration::from_secs(3);
+        assert!((least..least + SOON).contains(&took), "{took:?}");
+        let heard = nodes.heard();
+        assert_eq!(heard.len(), 2, "{heard:?}");
+        assert_ne!(heard[0].node, heard[1].node);
+        assert_eq!(heard[0].left, FIRST_ANSWER);
+        assert_eq!(heard[1].left, FIRST_ANSWER * 2);
 
-            let begun = Instant::now();
-            let limit = Duration::from_millis(1500);
-            let read = nodes.get_within(stranger, key_of(&keys), Freshness::Stale, limit).await;
-            let error = read.expect_err("it takes longer");
-            assert_eq!(error.reason(), Reason::NoLeader);
-            assert_eq!(begun.elapsed(), limit, "a caller is not kept waiting");
-            assert_eq!(nodes.heard()[0].left, limit, "nobody works for longer than is waited for");
-            nodes.end().await;
-        });
-    }
+        let begun = Instant::now();
+        let limit = Duration::from_millis(1500);
+        let read = nodes.get_within(stranger, key_of(keys), Freshness::Stale, limit).await;
+        let error = read.expect_err("it takes longer");
+        assert_eq!(error.reason(), Reason::NoLeader);
+        assert_eq!(begun.elapsed(), limit, "a caller is not kept waiting");
+        assert_eq!(nodes.heard()[0].left, limit, "nobody works for longer than is waited for");
+    });
 }
 
 /// It holds the shard by all that is known, but its replica has stopped or gone: then it asks as others do.
 #[test]
 fn a_node_whose_own_replica_does_not_serve_asks_the_others() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let follower = followers(&nodes, stranger)[0];
-            let check = async |what: &str| {
-                let found = nodes.get(follower, key_of(&keys)).await.expect("the others serve");
-                assert_eq!(found.as_deref(), Some(key_of(&keys).as_str()), "{what}");
-                assert_eq!(nodes.heard_by(), [nodes.leader(SHARD)], "{what}");
-                let all = nodes.get_all(follower, &keys).await.expect("the others serve");
-                assert_eq!(all.len(), keys.len(), "{what}");
-                assert!(!nodes.heard_by().contains(&follower), "nobody asks itself");
-            };
-            nodes.unseat(follower, SHARD);
-            // Without a replica it has heard of no leader; a write tells it.
-            nodes
-                .store(follower, vec![(key_of(&keys).clone(), json(key_of(&keys).as_str()))])
-                .await;
-            check("gone").await;
-            nodes.seat(follower, SHARD);
-            let running = nodes.cluster.running(follower).expect("up");
-            running.replica(GroupId(SHARD.0)).stop().await;
-            check("stopped").await;
-            nodes.end().await;
-        });
-    }
+    story(wide, async |nodes, keys, stranger| {
+        let follower = followers(nodes, stranger)[0];
+        let check = async |what: &str| {
+            let found = nodes.get(follower, key_of(keys)).await.expect("the others serve");
+            assert_eq!(found.as_deref(), Some(key_of(keys).as_str()), "{what}");
+            assert_eq!(nodes.heard_by(), [nodes.leader(SHARD)], "{what}");
+            let all = nodes.get_all(follower, keys).await.expect("the others serve");
+            assert_eq!(all.len(), keys.len(), "{what}");
+            assert!(!nodes.heard_by().contains(&follower), "nobody asks itself");
+        };
+        nodes.unseat(follower, SHARD);
+        // Without a replica it has heard of no leader; a write tells it.
+        nodes.store(follower, vec![(key_of(keys).clone(), json(key_of(keys).as_str()))]).await;
+        check("gone").await;
+        nodes.seat(follower, SHARD);
+        let running = nodes.cluster.running(follower).expect("up");
+        running.replica(GroupId(SHARD.0)).stop().await;
+        check("stopped").await;
+    });
 }
 
 /// It goes while a read waits for the leader's word: the read is done elsewhere.
 #[test]
 fn a_read_whose_replica_goes_meanwhile_is_done_elsewhere() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let follower = followers(&nodes, stranger)[0];
-            let (router, key) = (nodes.router(follower), key_of(&keys).clone());
-            nodes.cluster.network.set_weather(Weather { delay_ms: 20..=20, lost_of_1000: 0 });
-            let (fresh, deadline) = (Freshness::Linearizable, within(PATIENCE));
-            let reading = tokio::spawn({
-                let (router, key) = (router.clone(), key.clone());
-                async move { router.get(key.as_bytes(), fresh, deadline).await }
-            });
-            let listing = tokio::spawn(async move {
-                let found = router.batch_get(vec![key], 1_000, fresh, deadline).await;
-                found.map(|items| items.len())
-            });
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            nodes.unseat(follower, SHARD);
-            let running = nodes.cluster.running(follower).expect("up");
-            running.replica(GroupId(SHARD.0)).stop().await;
-            assert!(reading.await.expect("no panic").expect("others serve").is_some());
-            assert_eq!(listing.await.expect("no panic").expect("others serve"), 1);
-            nodes.end().await;
+    story(wide, async |nodes, keys, stranger| {
+        let follower = followers(nodes, stranger)[0];
+        let (router, key) = (nodes.router(follower), key_of(keys).clone());
+        nodes.cluster.network.set_weather(Weather { delay_ms: 20..=20, lost_of_1000: 0 });
+        let (fresh, deadline) = (Freshness::Linearizable, within(PATIENCE));
+        let reading = tokio::spawn({
+            let (router, key) = (router.clone(), key.clone());
+            async move { router.get(key.as_bytes(), fresh, deadline).await }
         });
-    }
+        let listing = tokio::spawn(async move {
+            let found = router.batch_get(vec![key], 1_000, fresh, deadline).await;
+            found.map(|items| items.len())
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        nodes.unseat(follower, SHARD);
+        let running = nodes.cluster.running(follower).expect("up");
+        running.replica(GroupId(SHARD.0)).stop().await;
+        assert!(reading.await.expect("no panic").expect("others serve").is_some());
+        assert_eq!(listing.await.expect("no panic").expect("others serve"), 1);
+    });
 }
 
 /// Its replica is there, but its leader knows nothing of it: it is not asked for ever, the others are.
 #[test]
 fn a_node_whose_replica_knows_nothing_asks_all_the_others() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(wide(), seed).await;
-            let follower = followers(&nodes, stranger)[0];
-            let leader = nodes.leader(SHARD);
-            nodes.unseat(leader, SHARD);
-            let fresh = Freshness::Linearizable;
-            let limit = Duration::from_millis(300);
-            let read = nodes.get_within(follower, key_of(&keys), fresh, limit).await;
-            assert_eq!(read.expect_err("nobody leads").kind(), Kind::Unavailable);
-            let heard = nodes.heard_by();
-            for other in nodes.cluster.holders(GroupId(SHARD.0)) {
-                assert_eq!(heard.contains(&other), other != follower, "{heard:?}");
-            }
-            nodes.seat(leader, SHARD);
-            let found = nodes.get(follower, key_of(&keys)).await.expect("it leads again");
-            assert_eq!(found.as_deref(), Some(key_of(&keys).as_str()));
-            nodes.end().await;
-        });
-    }
+    story(wide, async |nodes, keys, stranger| {
+        let follower = followers(nodes, stranger)[0];
+        let leader = nodes.leader(SHARD);
+        nodes.unseat(leader, SHARD);
+        let fresh = Freshness::Linearizable;
+        let limit = Duration::from_millis(300);
+        let read = nodes.get_within(follower, key_of(keys), fresh, limit).await;
+        assert_eq!(read.expect_err("nobody leads").kind(), Kind::Unavailable);
+        let heard = nodes.heard_by();
+        for other in nodes.cluster.holders(GroupId(SHARD.0)) {
+            assert_eq!(heard.contains(&other), other != follower, "{heard:?}");
+        }
+        nodes.seat(leader, SHARD);
+        let found = nodes.get(follower, key_of(keys)).await.expect("it leads again");
+        assert_eq!(found.as_deref(), Some(key_of(keys).as_str()));
+    });
 }
 
 #[test]
