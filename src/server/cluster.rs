@@ -32,11 +32,20 @@ use crate::util::fs::{FileSystem as _, RealFileSystem};
 use crate::util::time::{Clock, SystemClock};
 use crate::wal;
 
+/// Most bytes of a shard's log that a new replica gets as entries, rather than files.
+const LOG_SENT_BYTES: u64 = 256 << 10;
+
 /// Most bytes of commands that are on their way, in all groups of the node.
 const BUDGET_BYTES: usize = 256 << 20;
 
 /// What part of the reserve on disk an engine may use for what is committed; the leader refuses new commands above all of it.
 const ENGINE_RESERVE_PART: u64 = 4;
+
+/// What a node that has left says of itself.
+const LEFT: &str = "this node has left its cluster and serves nothing any more; stop it";
+
+/// What one says that others have removed.
+const REMOVED: &str = "this node was removed from its cluster while it was away and serves nothing any more; stop it, empty its data directory and start it with kvstore.cluster.join under a new name";
 
 /// A member of a cluster.
 pub(super) struct Cluster {
@@ -160,6 +169,7 @@ impl Cluster {
             election_timeout: config.raft.election_timeout,
             heartbeat_interval: config.raft.heartbeat_interval,
             log_keep: config.raft.log_keep,
+            log_sent_bytes: LOG_SENT_BYTES,
             stale_max: config.raft.stale_max,
             follower_reads: config.raft.follower_reads,
             budget: Budget::new(BUDGET_BYTES),
@@ -206,6 +216,9 @@ impl Cluster {
 
     /// Whether every shard that the cluster wants here is here, works, and knows its leader.
     pub(super) fn is_ready(&self) -> bool {
+        if self.local.is_expelled() {
+            return false;
+        }
         self.node.get().is_some_and(|node| {
             let (Some(state), own) = (node.meta().state(), node.name()) else { return false };
             let works = |group: &Arc<Group>| {
@@ -229,6 +242,9 @@ impl Cluster {
         let waits = |reason: &str| {
             ComponentHealth::new(Status::OutOfService).detail("reason", reason.to_owned())
         };
+        if self.local.is_expelled() {
+            return waits(REMOVED);
+        }
         let Some(node) = self.node.get() else {
             return waits("this node has not met all members of its cluster yet");
         };
@@ -236,7 +252,7 @@ impl Cluster {
             return waits("this node has not heard yet what its cluster has agreed on");
         };
         if state.has_gone(node.name()) {
-            return waits("this node has left its cluster; stop it");
+            return waits(LEFT);
         }
         let shards = node
             .status()
@@ -247,16 +263,22 @@ impl Cluster {
         ComponentHealth::composite(shards.chain(meta).collect::<BTreeMap<_, _>>())
     }
 
-    /// Returns when this node has left its cluster: it has no shards any more, and soon nobody speaks to it.
-    pub(super) async fn gone(&self) {
+    /// Returns when this node has left its cluster, and what to do about it: it has no shards any more, and soon nobody speaks to it; or it was removed while it was away.
+    pub(super) async fn gone(&self) -> &'static str {
         let Some(node) = self.node.get() else { return std::future::pending().await };
         let meta = node.meta();
-        loop {
-            let version = meta.version();
-            if meta.state().is_some_and(|state| state.has_gone(node.name())) {
-                return;
+        let left = async {
+            loop {
+                let version = meta.version();
+                if meta.state().is_some_and(|state| state.has_gone(node.name())) {
+                    return;
+                }
+                meta.changed(version).await;
             }
-            meta.changed(version).await;
+        };
+        tokio::select! {
+            () = left => LEFT,
+            () = self.local.expelled() => REMOVED,
         }
     }
 

@@ -215,10 +215,8 @@ impl Server {
         if let Some(cluster) = self.storage.cluster.clone() {
             let (api, stopping) = (self.api.clone(), self.stopping.clone());
             self.tasks.push(tokio::spawn(async move {
-                if stopping.run_until_cancelled(cluster.gone()).await.is_some() {
-                    tracing::warn!(
-                        "this node has left its cluster and serves nothing any more; stop it"
-                    );
+                if let Some(why) = stopping.run_until_cancelled(cluster.gone()).await {
+                    tracing::warn!("{why}");
                     api.close();
                 }
             }));

@@ -156,6 +156,26 @@ async fn lose_and_replace(scene: &mut Scene<'_>) -> Result<(), Void> {
     cluster.forget(lost).await;
     cluster.done(&["cluster", "settings", "--replace-after", "30m"]).await;
     cluster.ready().await;
+    scene.load.goes_on(OPERATIONS_BETWEEN).await?;
+    given_up_and_found_again(scene).await
+}
+
+/// A node that cannot be reached is removed by force only. When it comes back with all its data it learns that, and serves nothing.
+async fn given_up_and_found_again(scene: &mut Scene<'_>) -> Result<(), Void> {
+    let cluster = &mut *scene.cluster;
+    cluster.join().await;
+    cluster.all_settle().await;
+    let lost = scene.random.random_range(0..cluster.nodes.len());
+    let name = cluster.nodes[lost].name.clone();
+    cluster.kill_node(lost);
+    cluster.all_see(&name, "down").await;
+    cluster.is_refused(&["node", "remove", &name], "remove it with --force").await;
+    cluster.done(&["node", "remove", "--force", &name]).await;
+    cluster.others_settle(&[&name]).await;
+    cluster.start_node(lost);
+    cluster.serves_nothing(lost, "this node was removed from its cluster while it was away").await;
+    cluster.forget(lost).await;
+    cluster.ready().await;
     scene.load.goes_on(OPERATIONS_BETWEEN).await
 }
 

@@ -119,6 +119,18 @@ impl Cluster {
         }
     }
 
+    /// Waits until every node that runs sees a member in this state.
+    pub(crate) async fn all_see(&self, name: &str, state: &str) {
+        let deadline = Instant::now() + SETTLES_WITHIN;
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            let sees = |seen: &Seen| seen.nodes.get(name).is_some_and(|node| node.state == state);
+            while !Seen::of(node.grpc).await.is_some_and(|seen| sees(&seen)) {
+                assert!(Instant::now() < deadline, "{} does not see {name} {state}", node.name);
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        }
+    }
+
     /// Where the replicas of a shard are read; nothing while that is not known.
     pub(crate) async fn holders(&self, shard: u32) -> Vec<SocketAddr> {
         let seen = self.seen().await;
@@ -126,6 +138,20 @@ impl Cluster {
         let shard = shards.into_iter().find(|other| other.id == shard);
         let names = shard.map(|shard| shard.replicas).unwrap_or_default();
         names.iter().filter_map(|name| Some(self.nodes[self.position(name)?].grpc)).collect()
+    }
+
+    /// Waits until a node says in its health why it serves nothing.
+    pub(crate) async fn serves_nothing(&self, node: usize, why: &str) {
+        let deadline = Instant::now() + SETTLES_WITHIN;
+        loop {
+            let health = health_of_shards(self.nodes[node].http).await.unwrap_or_default();
+            let reason = health["details"]["reason"].as_str().unwrap_or_default();
+            if reason.contains(why) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}: {health}", self.nodes[node].name);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// The node that leads the meta group.
@@ -145,9 +171,13 @@ impl Cluster {
 
 /// Whether a node says in its health that it leads the meta group.
 async fn leads_meta(http: SocketAddr) -> bool {
-    let url = format!("http://{http}/actuator/health");
-    let Ok(answer) = reqwest::get(url).await else { return false };
-    let Ok(health) = answer.json::<Value>().await else { return false };
-    let meta = &health["components"]["shards"]["components"]["meta group"];
-    meta["details"]["role"] == "leader"
+    let Some(shards) = health_of_shards(http).await else { return false };
+    shards["components"]["meta group"]["details"]["role"] == "leader"
+}
+
+/// What a node says of its shards.
+async fn health_of_shards(http: SocketAddr) -> Option<Value> {
+    let answer = reqwest::get(format!("http://{http}/actuator/health")).await.ok()?;
+    let mut health = answer.json::<Value>().await.ok()?;
+    Some(health["components"]["shards"].take())
 }

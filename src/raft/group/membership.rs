@@ -6,7 +6,7 @@
 //! on where another one stopped, also in the middle of a joint membership. A group never has fewer voters on the way than before and after:
 //!
 //! 1. A joint membership is led to its end, whoever began it.
-//! 2. What is to vote and is not in the group yet comes as a learner.
+//! 2. What is to vote and is not in the group yet comes as a learner, with files if the log is long ([`Group::cut_for_newcomers`]).
 //! 3. Learners that nobody wants go.
 //! 4. What is to vote waits until it has nearly all entries.
 //! 5. The leader does not remove itself: it hands over to a voter that stays, and that one goes on. If none stays, what comes votes beside it first.
@@ -129,6 +129,7 @@ impl Group {
         let voters: BTreeSet<ReplicaId> = now.voter_ids().collect();
         let missing = goal.nodes.iter().find(|(replica, _)| now.get_node(replica).is_none());
         if let Some((&replica, node)) = missing {
+            self.cut_for_newcomers().await;
             let learner = BTreeMap::from([(replica, node.clone())]);
             self.change(ChangeMembers::AddNodes(learner), at).await?;
             return Ok(Step::Changed);

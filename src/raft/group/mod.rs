@@ -21,6 +21,7 @@
 //!
 //! One that confirms reads, one that gives signs of life, one that ends the quarantine; openraft's own beside them. They end with [`Group::stop`].
 
+mod cut;
 mod inbound;
 mod membership;
 mod settings;
@@ -102,6 +103,7 @@ pub struct Group {
     replica: ReplicaId,
     settings: Settings,
     raft: OpenRaft,
+    log: GroupLog,
     state: Arc<ReplicaState>,
     reads: Reads,
     /// Told when a read on another node waits for what is committed to arrive there.
@@ -150,7 +152,7 @@ impl Group {
             fs: Arc::clone(&settings.fs),
         };
         let machine = StateMachine::new(Arc::clone(&state));
-        let raft = Raft::new(replica, settings.openraft(pristine)?, network, log, machine)
+        let raft = Raft::new(replica, settings.openraft(pristine)?, network, log.clone(), machine)
             .await
             .map_err(|fatal| Error::new(Reason::Corruption, format!("{id}: {fatal}")))?;
         let group = Arc::new(Self {
@@ -158,6 +160,7 @@ impl Group {
             replica,
             settings,
             raft,
+            log,
             state,
             reads: Reads::default(),
             commit_wanted,
@@ -387,29 +390,6 @@ impl Group {
             && let Err(error) = self.hand_over_to(node).await
         {
             tracing::warn!(group = %self.id, %error, "leadership was not handed over");
-        }
-    }
-
-    /// Makes a snapshot, so that the log can be cut behind it.
-    pub async fn snapshot(&self) {
-        if let Err(fatal) = self.raft.trigger().snapshot().await {
-            tracing::error!(group = %self.id, %fatal, "no snapshot");
-        }
-    }
-
-    /// Cuts the log behind the snapshot there is, but for the `keep` entries before its end.
-    pub async fn purge(&self, keep: u64) {
-        let upto = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let snapshot = metrics.snapshot.map_or(0, |log_id| log_id.index);
-            let purged = metrics.purged.map_or(0, |log_id| log_id.index);
-            snapshot.checked_sub(keep).filter(|upto| *upto > purged)
-        };
-        if let Some(upto) = upto
-            && let Err(fatal) = self.raft.trigger().purge_log(upto).await
-        {
-            tracing::error!(group = %self.id, %fatal, "the log is not cut");
         }
     }
 

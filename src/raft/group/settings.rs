@@ -36,6 +36,8 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// Entries that stay in the log behind a snapshot, for followers that were away briefly.
     pub log_keep: u64,
+    /// Most bytes of a log that goes back to the beginning with which a new replica gets its entries; from a longer one it gets a snapshot's files.
+    pub log_sent_bytes: u64,
     /// How long a replica may not have heard of a leader and still answer stale reads; `None`: for ever.
     pub stale_max: Option<Duration>,
     /// Whether a replica that does not lead reads for linearizable reads of its node; otherwise they are sent to the leader.

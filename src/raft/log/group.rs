@@ -203,6 +203,12 @@ impl GroupLog {
         self.state().hard.purged
     }
 
+    /// Bytes of the records that hold its entries, if these go back to the first one; `None` once any was purged.
+    pub fn bytes_from_the_beginning(&self) -> Option<u64> {
+        let state = self.state();
+        state.hard.purged.is_none().then(|| state.index.bytes())
+    }
+
     /// The generation of the group's engine; 0 until one was set.
     pub fn generation(&self) -> u64 {
         self.state().hard.generation

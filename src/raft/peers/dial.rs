@@ -81,7 +81,12 @@ pub(super) async fn dial(
                 .max_decoding_message_size(bytes_max)
                 .max_encoding_message_size(bytes_max)
         };
-        let peer = handshake(local, node, client(HANDSHAKE_BYTES_MAX)).await?;
+        let peer =
+            handshake(local, node, client(HANDSHAKE_BYTES_MAX)).await.inspect_err(|error| {
+                if let DialError::Refused(refusal) = error {
+                    local.heed(refusal);
+                }
+            })?;
         Ok(Dialled { client: client(MESSAGE_BYTES_MAX), peer })
     })
     .await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::handshake::{Secret, Who};
+use super::refusal::{Reason, Refusal};
 use crate::cluster::{Formed, NodeName, Standing};
 use crate::net::Endpoint;
 
@@ -19,6 +20,7 @@ pub struct Local {
     pub(super) secret: Secret,
     standing: watch::Sender<Standing>,
     addresses: watch::Sender<Arc<Addresses>>,
+    expelled: watch::Sender<bool>,
 }
 
 impl Local {
@@ -29,6 +31,7 @@ impl Local {
             secret,
             standing: watch::Sender::new(standing),
             addresses: watch::Sender::new(Arc::new(addresses)),
+            expelled: watch::Sender::new(false),
         })
     }
 
@@ -55,6 +58,26 @@ impl Local {
     /// Where nodes are reached.
     pub fn addresses(&self) -> Arc<Addresses> {
         Arc::clone(&self.addresses.borrow())
+    }
+
+    /// Whether a member has said that this node was removed while it was away. It stays so: a removed node never comes back.
+    pub fn is_expelled(&self) -> bool {
+        *self.expelled.borrow()
+    }
+
+    /// Returns when [`Self::is_expelled`].
+    pub async fn expelled(&self) {
+        // The sender is in `self`.
+        let _ = self.expelled.subscribe().wait_for(|expelled| *expelled).await;
+    }
+
+    /// Takes note of what a peer refused. A peer whose list of members is older than the one here lets this node in, so one that does not know a member as a
+    /// member has a newer list, without it.
+    pub(super) fn heed(&self, refusal: &Refusal) {
+        let removed = matches!(refusal.reason, Reason::NotAMember | Reason::AnotherIncarnation);
+        if removed && matches!(&*self.standing.borrow(), Standing::Formed(_)) {
+            self.expelled.send_if_modified(|expelled| !std::mem::replace(expelled, true));
+        }
     }
 
     /// Where `node` is reached.

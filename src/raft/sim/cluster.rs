@@ -32,6 +32,9 @@ use crate::util::fs::sim::SimFileSystem;
 use crate::util::time::{Clock, Timestamp};
 use crate::wal::Background;
 
+/// Most bytes of a log that a new replica gets as entries: of some logs all, of others nothing.
+const LOG_SENT_BYTES: u64 = 2 << 10;
+
 /// When simulations begin: late enough to turn clocks back.
 const NOON_MS: u64 = 1_000_000_000;
 
@@ -368,6 +371,7 @@ impl Cluster {
             election_timeout: self.shape.election_timeout,
             heartbeat_interval: self.shape.heartbeat_interval,
             log_keep: self.shape.log_keep,
+            log_sent_bytes: LOG_SENT_BYTES,
             stale_max: Some(STALE_MAX),
             follower_reads: self.shape.follower_reads,
             budget: Budget::new(1 << 20),

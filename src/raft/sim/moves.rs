@@ -11,7 +11,9 @@ use tokio::time::sleep;
 use super::cluster::{Cluster, Shape, newcomer};
 use super::run::simulate;
 use super::stories::{GROUP, put, shape, wait};
+use crate::raft::node::LogLimits;
 use crate::raft::planted::{self, Bug};
+use crate::raft::types::GroupId;
 use crate::util::fs::FileSystem as _;
 
 /// The node that joins.
@@ -68,6 +70,40 @@ fn a_node_that_joins_takes_its_share_and_one_that_leaves_gives_it_back() {
         wait("it has left", left).await;
         wait("all is where it is to be", || cluster.arrived().is_ok()).await;
         put(&cluster, NEWCOMER, 3).await;
+        cluster.end().await;
+    });
+}
+
+/// A long log is cut before a replica comes, although it goes back to the beginning, so that the replica gets files; the short ones of other groups are not. Nobody else
+/// gets files for it: what the others lack stays.
+#[test]
+fn a_replica_gets_the_files_of_a_group_that_wrote_much_and_the_entries_of_one_that_did_not() {
+    // No other reason to cut a log.
+    let limits = LogLimits { snapshot_bytes: 1 << 20, log_bytes: 1 << 20 };
+    let shape = Shape { spares: 1, groups: 4, log_keep: 1_000, limits, ..shape() };
+    simulate(1, async || {
+        let cluster = Cluster::new(shape, 1);
+        cluster.start_all().await.expect("empty disks that work");
+        wait("somebody leads", || cluster.leader(GROUP).is_some()).await;
+        for number in 0..100 {
+            put(&cluster, 0, number).await;
+        }
+        join(&cluster).await;
+        wait("all is where it is to be", || cluster.arrived().is_ok()).await;
+        put(&cluster, NEWCOMER, 100).await;
+        let begin_later = |group: GroupId| {
+            let running = cluster.all_running().into_iter();
+            let held = running.filter_map(|(node, running)| {
+                running.group(group)?;
+                Some((node, running.log.group(group).purged()))
+            });
+            held.filter_map(|(node, purged)| purged.map(|_| node)).collect::<Vec<_>>()
+        };
+        for group in cluster.groups().filter(|group| *group != GROUP) {
+            assert!(begin_later(group).is_empty(), "{group}");
+        }
+        let nodes = begin_later(GROUP);
+        assert!(nodes.len() == 2 && nodes[1] == NEWCOMER, "the leader and the new one: {nodes:?}");
         cluster.end().await;
     });
 }

@@ -263,6 +263,7 @@ async fn a_node_that_is_no_member_any_more_is_cut_off() {
     let receiver = Double::new();
     let (sender, receiving) = pair(&receiver);
     assert_eq!(sender.call_until_replied("n2", Lane::Control, "hello").await, "re: hello");
+    assert!(!sender.local.is_expelled());
     let mut without = three();
     without.members.remove(&name("n1"));
     receiving.local.set_formed(without);
@@ -274,4 +275,7 @@ async fn a_node_that_is_no_member_any_more_is_cut_off() {
         }
     };
     assert!(why.ends_with("node n1 was removed from this cluster, or never joined it (members: n2 and n3); empty its data directory and start it with kvstore.cluster.join under a new name"), "{why}");
+    tokio::time::timeout(PATIENCE, sender.local.expelled())
+        .await
+        .expect("it knows that it was removed");
 }
