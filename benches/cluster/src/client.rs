@@ -1,5 +1,6 @@
 //! One client for both systems: the same library, connections, calls and checks. Only the messages differ.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -76,6 +77,33 @@ impl Client {
     }
 }
 
+/// The connections that one caller uses.
+#[derive(Debug)]
+pub struct Choice {
+    /// Lists, in each of which one is taken after the other.
+    lists: Vec<Vec<Client>>,
+    /// Which list has the leader of each shard; empty when there is one list.
+    leaders: Arc<[usize]>,
+    calls: usize,
+}
+
+impl Choice {
+    /// The next connection, for a call about `key`.
+    pub fn next(&mut self, key: &str) -> &mut Client {
+        let list = if self.leaders.is_empty() {
+            0
+        } else {
+            let hash = u128::from(xxhash_rust::xxh64::xxh64(key.as_bytes(), 0));
+            let shard = (hash * self.leaders.len() as u128) >> 64;
+            self.leaders[usize::try_from(shard).expect("a slice is below the number of shards")]
+        };
+        self.calls += 1;
+        let list = &mut self.lists[list];
+        let turn = self.calls % list.len();
+        &mut list[turn]
+    }
+}
+
 /// Connections to all nodes of a cluster.
 #[derive(Debug)]
 pub struct Connections {
@@ -83,6 +111,8 @@ pub struct Connections {
     nodes: Vec<Vec<Client>>,
     /// The node that gets the calls of rows with one node: etcd's leader, any of kvstore, where each leads a part of the shards.
     one: usize,
+    /// The node that leads each shard of kvstore.
+    leaders: Arc<[usize]>,
 }
 
 impl Connections {
@@ -112,23 +142,43 @@ impl Connections {
             System::Etcd => leader(cluster).await?,
             System::Kvstore => 0,
         };
-        Ok(Self { nodes, one })
+        Ok(Self { nodes, one, leaders: Arc::default() })
+    }
+
+    /// Asks kvstore where the leaders are now.
+    pub async fn learn(&mut self, cluster: &mut Cluster) -> Outcome<()> {
+        let Client::Kvstore(mut client) = self.nodes[0][0].clone() else { return Ok(()) };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ring = client.get_ring(kvstore::GetRingRequest {}).await?.into_inner();
+            let leader = |shard: &kvstore::RingShard| {
+                let node = ring.nodes.get(usize::try_from(shard.leader?).ok()?)?;
+                cluster.nodes.iter().position(|other| other.name == node.id)
+            };
+            if let Some(leaders) = ring.placements.iter().map(leader).collect::<Option<Vec<_>>>() {
+                self.leaders = leaders.into();
+                return Ok(());
+            }
+            pause(cluster, deadline, &Status::unavailable("a shard has no leader")).await?;
+        }
     }
 
     /// The connections that a caller takes in turn, one for each call, as etcd's own client does. Each caller begins with another.
-    pub fn of_caller(&self, caller: usize, spread: Spread) -> Vec<Client> {
-        let nodes = match spread {
-            Spread::All => &self.nodes[..],
-            Spread::One => std::slice::from_ref(&self.nodes[self.one]),
+    pub fn of_caller(&self, caller: usize, spread: Spread) -> Choice {
+        let to_all = || {
+            // First one to each node, then the next to each.
+            let to_each = self.nodes.first().map_or(0, Vec::len);
+            let turns =
+                (0..to_each).flat_map(|turn| self.nodes.iter().map(move |node| &node[turn]));
+            vec![turns.cloned().collect()]
         };
-        // First one to each node, then the next to each.
-        let to_each = nodes.first().map_or(0, Vec::len);
-        let mut connections: Vec<Client> = (0..to_each)
-            .flat_map(|turn| nodes.iter().map(move |node| node[turn].clone()))
-            .collect();
-        let first = caller % connections.len().max(1);
-        connections.rotate_left(first);
-        connections
+        let lists = match spread {
+            Spread::All => to_all(),
+            Spread::Leader if !self.leaders.is_empty() => self.nodes.clone(),
+            Spread::One | Spread::Leader => vec![self.nodes[self.one].clone()],
+        };
+        let leaders = if lists.len() > 1 { Arc::clone(&self.leaders) } else { Arc::default() };
+        Choice { lists, leaders, calls: caller }
     }
 }
 

@@ -138,7 +138,7 @@ async fn turn(system: System, options: &Options, seed: u64, report: &mut Report)
     machine::settle(&options.directory)?;
     let start = Instant::now();
     let mut cluster = Cluster::start(system, options, &options.settings)?;
-    let connections = Connections::open(&mut cluster, options.connections).await?;
+    let mut connections = Connections::open(&mut cluster, options.connections).await?;
     let healthy = start.elapsed();
     rows::preload(&connections, options.keys, seed).await?;
     let stored = start.elapsed().saturating_sub(healthy);
@@ -147,7 +147,7 @@ async fn turn(system: System, options: &Options, seed: u64, report: &mut Report)
     for row in ROWS {
         let seed = seeds.next();
         if options.wants(row.name) {
-            let figures = rows::measure(row, &mut cluster, &connections, options, seed).await?;
+            let figures = rows::measure(row, &mut cluster, &mut connections, options, seed).await?;
             report.add(row, system, figures);
         }
     }

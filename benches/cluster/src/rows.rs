@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use crate::Outcome;
-use crate::client::{Client, Connections};
+use crate::client::{Choice, Connections};
 use crate::cluster::Cluster;
 use crate::keys::{Random, is_value, key, value};
 use crate::options::Options;
@@ -39,6 +39,8 @@ pub enum Spread {
     All,
     /// To one.
     One,
+    /// To the leader of the key: of etcd one node, of kvstore by the ring, as the clients do that come with it.
+    Leader,
 }
 
 /// One line of the report.
@@ -59,10 +61,12 @@ const fn row(name: &'static str, reads_percent: u64) -> Row {
 }
 
 /// All rows, in the order in which they are measured.
-pub const ROWS: [Row; 7] = [
+pub const ROWS: [Row; 9] = [
     Row { bar: Some(3.0), ..row("put", 0) },
     Row { bar: Some(2.0), ..row("get", 100) },
     row("mixed", 50),
+    Row { spread: Spread::Leader, ..row("put-at-leader", 0) },
+    Row { spread: Spread::Leader, ..row("get-at-leader", 100) },
     Row { spread: Spread::One, ..row("put-one-node", 0) },
     Row { spread: Spread::One, ..row("get-one-node", 100) },
     Row { one_caller: true, ..row("put-one-caller", 0) },
@@ -101,9 +105,7 @@ impl Failures {
 
 /// What a caller does.
 struct Caller {
-    /// Taken in turn.
-    connections: Vec<Client>,
-    calls: usize,
+    connections: Choice,
     random: Random,
     keys: u64,
     reads_percent: u64,
@@ -131,15 +133,14 @@ impl Caller {
     }
 
     async fn call(&mut self) -> Result<(), String> {
-        let turn = self.calls % self.connections.len();
-        self.calls += 1;
-        let client = &mut self.connections[turn];
         let index = self.random.below(self.keys);
+        let name = key(index);
+        let client = self.connections.next(&name);
         if self.random.below(100) >= self.reads_percent {
             let value = value(index, &mut self.random);
-            return client.put(key(index), value).await.map_err(|status| status.to_string());
+            return client.put(name, value).await.map_err(|status| status.to_string());
         }
-        match client.get(key(index)).await {
+        match client.get(name).await {
             Ok(Some(value)) if is_value(index, &value) => Ok(()),
             Ok(Some(value)) => Err(format!("{} read {value:?}", key(index))),
             Ok(None) => Err(format!("{} is not there", key(index))),
@@ -152,10 +153,11 @@ impl Caller {
 pub async fn measure(
     row: Row,
     cluster: &mut Cluster,
-    connections: &Connections,
+    connections: &mut Connections,
     options: &Options,
     seed: u64,
 ) -> Outcome<Figures> {
+    connections.learn(cluster).await?;
     let from = Instant::now() + options.warm_up;
     let counted = from..from + options.time;
     let mut seeds = Random::new(seed);
@@ -163,7 +165,6 @@ pub async fn measure(
     for number in 0..if row.one_caller { 1 } else { options.clients } {
         let caller = Caller {
             connections: connections.of_caller(number, row.spread),
-            calls: 0,
             random: Random::new(seeds.next()),
             keys: options.keys,
             reads_percent: row.reads_percent,
@@ -204,11 +205,10 @@ pub async fn preload(connections: &Connections, keys: u64, seed: u64) -> Outcome
         let mut connections = connections.of_caller(usize::try_from(first)?, Spread::All);
         let mut random = Random::new(seed.wrapping_add(first));
         callers.spawn(async move {
-            let client =
-                connections.first_mut().ok_or_else(|| Status::internal("no connection"))?;
             let mut index = first;
             while index < keys {
-                client.put(key(index), value(index, &mut random)).await?;
+                let name = key(index);
+                connections.next(&name).put(name.clone(), value(index, &mut random)).await?;
                 index += PRELOAD_CALLERS;
             }
             Ok::<_, Status>(())
