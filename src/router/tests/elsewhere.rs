@@ -96,34 +96,30 @@ fn a_node_that_has_lost_its_replica_is_followed_by_the_next_that_holds_the_shard
 
 #[test]
 fn whoever_is_named_as_the_leader_is_asked_first_and_then_remembered() {
-    for seed in 0..SEEDS {
-        let shape = Shape { follower_reads: false, ..wide() };
-        simulate(seed, async || {
-            let (nodes, keys, stranger) = begin(shape, seed).await;
-            for round in 0..4 {
-                // Somebody else leads from now on; the one who did knows who.
-                let known = nodes.asked_by(stranger, SHARD)[0];
-                let leader = nodes.leader(SHARD);
-                if round > 0 {
-                    let next = followers(&nodes, stranger);
-                    nodes.move_leader(SHARD, next[round % 2]).await;
-                    wait("the one before has heard of it", || {
-                        let before = nodes.cluster.running(leader).expect("up");
-                        let heard = before.place(GroupId(SHARD.0)).leader_elsewhere();
-                        heard.is_some_and(|name| nodes.index(&name) == nodes.leader(SHARD))
-                    })
-                    .await;
-                }
-                let leader = nodes.leader(SHARD);
-                let expected = if known == leader { vec![leader] } else { vec![known, leader] };
-                for expected in [expected, vec![leader]] {
-                    nodes.get(stranger, key_of(&keys)).await.expect("the leader is up");
-                    assert_eq!(nodes.heard_by(), expected, "seed {seed}, round {round}");
-                }
+    let shape = || Shape { follower_reads: false, ..wide() };
+    story(shape, async |nodes, keys, stranger| {
+        for round in 0..4 {
+            // Somebody else leads from now on; the one who did knows who.
+            let known = nodes.asked_by(stranger, SHARD)[0];
+            let leader = nodes.leader(SHARD);
+            if round > 0 {
+                let next = followers(nodes, stranger);
+                nodes.move_leader(SHARD, next[round % 2]).await;
+                wait("the one before has heard of it", || {
+                    let before = nodes.cluster.running(leader).expect("up");
+                    let heard = before.place(GroupId(SHARD.0)).leader_elsewhere();
+                    heard.is_some_and(|name| nodes.index(&name) == nodes.leader(SHARD))
+                })
+                .await;
             }
-            nodes.end().await;
-        });
-    }
+            let leader = nodes.leader(SHARD);
+            let expected = if known == leader { vec![leader] } else { vec![known, leader] };
+            for expected in [expected, vec![leader]] {
+                nodes.get(stranger, key_of(keys)).await.expect("the leader is up");
+                assert_eq!(nodes.heard_by(), expected, "round {round}");
+            }
+        }
+    });
 }
 
 /// The leader crashes: it is asked in vain, and then the others, until one has been found.
@@ -357,39 +353,35 @@ fn a_node_whose_replica_knows_nothing_asks_all_the_others() {
 
 #[test]
 fn without_follower_reads_only_leaders_answer_what_has_to_be_fresh() {
-    for seed in 0..SEEDS {
-        simulate(seed, async || {
-            let (nodes, keys, stranger) =
-                begin(Shape { follower_reads: false, ..wide() }, seed).await;
-            let leader = nodes.leader(SHARD);
-            let key = key_of(&keys);
-            for follower in followers(&nodes, stranger) {
-                let read = async |freshness| {
-                    let now = nodes.router(follower).get_now(key.as_bytes(), freshness);
-                    let now = now.expect("no error");
-                    let found = nodes.get_within(follower, key, freshness, PATIENCE).await;
-                    assert!(found.expect("the leader is up").is_some());
-                    (now.is_some(), nodes.heard_by())
-                };
-                assert_eq!(read(Freshness::Linearizable).await, (false, vec![leader]));
-                assert_eq!(read(Freshness::Lease).await, (false, vec![leader]));
-                assert_eq!(read(Freshness::Stale).await, (true, vec![]), "it has it itself");
-            }
-            // Asked by others it is the same. Nobody has told the stranger who leads.
+    let shape = || Shape { follower_reads: false, ..wide() };
+    story(shape, async |nodes, keys, stranger| {
+        let leader = nodes.leader(SHARD);
+        let key = key_of(keys);
+        for follower in followers(nodes, stranger) {
             let read = async |freshness| {
-                let found = nodes.get_within(stranger, key, freshness, PATIENCE).await;
-                assert!(found.expect("they are up").is_some());
-                nodes.heard()
+                let now = nodes.router(follower).get_now(key.as_bytes(), freshness);
+                let now = now.expect("no error");
+                let found = nodes.get_within(follower, key, freshness, PATIENCE).await;
+                assert!(found.expect("the leader is up").is_some());
+                (now.is_some(), nodes.heard_by())
             };
-            let first = nodes.asked_by(stranger, SHARD)[0];
-            let heard = read(Freshness::Stale).await;
-            assert_eq!((heard.len(), heard[0].node), (1, first), "whoever is first");
-            for heard in read(Freshness::Linearizable).await {
-                assert_eq!(heard.refused.is_empty(), heard.node == leader, "{heard:?}");
-            }
-            nodes.end().await;
-        });
-    }
+            assert_eq!(read(Freshness::Linearizable).await, (false, vec![leader]));
+            assert_eq!(read(Freshness::Lease).await, (false, vec![leader]));
+            assert_eq!(read(Freshness::Stale).await, (true, vec![]), "it has it itself");
+        }
+        // Asked by others it is the same. Nobody has told the stranger who leads.
+        let read = async |freshness| {
+            let found = nodes.get_within(stranger, key, freshness, PATIENCE).await;
+            assert!(found.expect("they are up").is_some());
+            nodes.heard()
+        };
+        let first = nodes.asked_by(stranger, SHARD)[0];
+        let heard = read(Freshness::Stale).await;
+        assert_eq!((heard.len(), heard[0].node), (1, first), "whoever is first");
+        for heard in read(Freshness::Linearizable).await {
+            assert_eq!(heard.refused.is_empty(), heard.node == leader, "{heard:?}");
+        }
+    });
 }
 
 /// Questions go one hop: who is asked and has nothing does not ask on.
