@@ -14,6 +14,9 @@ use crate::cluster::{ClusterState, Life, Refused};
 use crate::error::{Error, Reason, Result};
 use crate::raft::types::NodeName;
 
+/// How long what was begun may take to end.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long an operator waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -156,14 +159,23 @@ impl Nemesis {
     /// Brings to an end what was begun: everything works now.
     pub(super) async fn finish_operations(&mut self) {
         self.remove_lost().await;
+        let deadline = Instant::now() + ENDED_WITHIN;
+        while !self.spares_are_in().await && Instant::now() < deadline {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Starts the spares that were let in without that whoever asked for it has heard. Whether there is none any more, as far as the cluster answers.
+    async fn spares_are_in(&mut self) -> bool {
         let members =
             |state: &ClusterState| -> Vec<NodeName> { state.members.keys().cloned().collect() };
-        let Ok(names) = self.ask(|state| Ok(members(state))).await else { return };
-        for node in self.cluster.spares() {
-            // It was let in, and whoever asked for it has not heard.
-            if names.contains(self.cluster.name(node)) {
-                self.let_in(node).await;
-            }
+        let Ok(names) = self.ask(|state| Ok(members(state))).await else { return false };
+        let is_member = |node: &NodeIndex| names.contains(self.cluster.name(*node));
+        let waiting: Vec<_> = self.cluster.spares().into_iter().filter(is_member).collect();
+        for node in &waiting {
+            self.let_in(*node).await;
         }
+        let spares = self.cluster.spares();
+        waiting.iter().all(|node| !spares.contains(node))
     }
 }
