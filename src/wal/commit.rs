@@ -117,9 +117,13 @@ impl Turnstile {
 }
 
 impl State {
-    /// For the statistics: somebody waits for a sync.
+    /// Notes that somebody waits for a sync.
     pub(super) fn count_request(&mut self, position: Position, level: Level) {
-        if level == Level::Buffered || self.synced > position || self.synced == self.end {
+        if level == Level::Buffered {
+            return;
+        }
+        self.sync_asked = Some(self.end.segment);
+        if self.synced > position || self.synced == self.end {
             return;
         }
         if self.syncing.serves(position) {

@@ -1,4 +1,5 @@
-//! Segments come and go: the next one is made ahead of its use, full ones are synced, released ones are removed.
+//! Segments come and go: the next one is made ahead of its use, full ones are synced where syncs are asked for, released
+//! ones are removed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +10,10 @@ use super::state::{Shared, State, segment_bytes_for};
 use super::sync::MutexGuard;
 use super::{Options, Position};
 use crate::util::fs::{DirLock, FileSystem};
+
+/// Full segments are synced ahead of the next commit when one was asked for within so many segments, the active one
+/// included.
+const SYNC_SEGMENTS: u32 = 2;
 
 /// Takes the directory, after making it, durably.
 pub(super) fn lock(fs: &dyn FileSystem, dir: &Path) -> Result<DirLock> {
@@ -122,12 +127,17 @@ impl Shared {
         Ok(())
     }
 
-    /// So that a commit finds nothing to sync but the active segment, and damage in the others is known as such.
+    /// So that a commit finds nothing to sync but the active segment, and damage in the others is known as such. Not while
+    /// nobody asks for syncs: most segments of such a log are released before the operating system writes them back, so
+    /// that they never cost the disk anything.
     fn sync_full_segments(&self) -> Result<()> {
         let mut state = self.state.lock();
         let Some(active) = &state.active else { return Ok(()) };
         let target = Position::new(active.segment.number, SEGMENT_HEADER_BYTES);
-        if state.synced >= active.previous_end {
+        let since = |asked: u32| active.segment.number - asked;
+        if state.sync_asked.is_none_or(|asked| since(asked) >= SYNC_SEGMENTS)
+            || state.synced >= active.previous_end
+        {
             return Ok(());
         }
         self.sync_segments_before(&mut state, target)
@@ -153,6 +163,8 @@ impl Shared {
             let mut state = self.state.lock();
             synced.map_err(|error| self.poison(&mut state, Error::io("sync", &self.dir, error)))?;
             state.segments.remove(&segment.number);
+            // There is nothing left of it to sync.
+            state.dirty.retain(|dirty| dirty.number != segment.number);
             state.counts.segments_removed += 1;
         }
     }

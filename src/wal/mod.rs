@@ -64,8 +64,9 @@
 //!
 //! # Threads, locks
 //!
-//! `wal-callbacks` (drives and calls callbacks) and `wal-files` (makes the next segment, syncs full ones, removes
-//! released ones); with [`Background::Caller`] there are none, and somebody calls [`Wal::drive`] and [`Wal::maintain`].
+//! `wal-callbacks` (drives and calls callbacks) and `wal-files` (makes the next segment, syncs full ones while syncs are
+//! asked for, removes released ones); with [`Background::Caller`] there are none, and somebody calls [`Wal::drive`] and
+//! [`Wal::maintain`].
 //! Lock order: `files` before `state`. No file is touched under `state`.
 
 mod callbacks;
@@ -394,7 +395,8 @@ impl Wal {
         self.shared.drive()
     }
 
-    /// Makes the next segment, syncs full ones and removes released ones. What the thread `wal-files` does.
+    /// Makes the next segment, syncs full ones when syncs were asked for lately, and removes released ones. What the thread
+    /// `wal-files` does.
     ///
     /// # Errors
     ///

@@ -506,6 +506,7 @@ fn recovered_state(
         writing: Turn::default(),
         syncing: Turn::default(),
         sync_requests: 0,
+        sync_asked: None,
         peers: 0,
         last_sync: Duration::ZERO,
         callbacks: Callbacks::default(),

@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) syncing: Turn,
     /// Commits and callbacks that the next sync serves.
     pub(super) sync_requests: u64,
+    /// The segment that took records when a sync was last asked for.
+    pub(super) sync_asked: Option<u32>,
     /// How many were served by the last sync or waited at its end, and how long it took.
     pub(super) peers: u64,
     pub(super) last_sync: Duration,

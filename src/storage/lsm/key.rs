@@ -59,6 +59,9 @@ impl Ordinal {
     /// Before every entry of its user key; the same as [`Self::seek`] at the largest seqno.
     pub(crate) const FIRST: Self = Self(0);
 
+    /// After every entry of its user key.
+    pub(crate) const LAST: Self = Self(u64::MAX);
+
     /// That of a write.
     pub(crate) const fn new(seqno: Seqno, kind: Kind) -> Self {
         assert!(seqno.0 <= SEQNO_MAX.0, "a sequence number has 56 bits");

@@ -3,11 +3,14 @@
 //! The sources that stand on an entry are kept in the order of their entries. Whoever is first moves on, and stays first
 //! as long as it is before the runner-up: one comparison for each entry of a run. Otherwise its new place is found by
 //! binary search. Most comparisons are decided by the first eight bytes of the keys, which are kept beside the sources.
+//!
+//! Whoever is done with a key has all sources that stand on it step over it at once ([`Merge::skip_key`]): a tombstone and
+//! what it hides cost one new place for each, not one for each step of either.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::key::{InternalEntry, compare};
+use super::key::{InternalEntry, Ordinal, compare};
 use super::level::{Level, Span};
 use super::memtable::{Memtable, MemtableCursor, prefix_of};
 use super::table::{Access, Table, TableCursor};
@@ -27,6 +30,16 @@ impl Source {
             Self::Memtable(cursor) => cursor.entry(),
             Self::Table(cursor) => cursor.entry(),
             Self::Level(cursor) => cursor.cursor.as_ref().and_then(TableCursor::entry),
+        }
+    }
+
+    /// Key and ordinal of the entry, without its value.
+    #[inline]
+    fn key(&self) -> Option<(&[u8], Ordinal)> {
+        match self {
+            Self::Memtable(cursor) => cursor.key(),
+            Self::Table(cursor) => cursor.internal_key(),
+            Self::Level(cursor) => cursor.cursor.as_ref().and_then(TableCursor::internal_key),
         }
     }
 
@@ -129,7 +142,7 @@ impl Merge {
                 order.push(index);
             }
         }
-        let prefix = |source: &Source| source.entry().map_or(0, |entry| prefix_of(entry.key));
+        let prefix = |source: &Source| source.key().map_or(0, |(key, _)| prefix_of(key));
         let prefixes = sources.iter().map(prefix).collect();
         let mut merge = Self { sources, direction, prefixes, order };
         let mut order = std::mem::take(&mut merge.order);
@@ -152,24 +165,76 @@ impl Merge {
             self.order.remove(0);
             return Ok(());
         }
-        if self.order.len() == 1 {
-            return Ok(());
-        }
-        self.prefixes[first] = self.sources[first].entry().map_or(0, |entry| prefix_of(entry.key));
-        if self.compare(first, self.order[1]).is_gt() {
-            let later = |&other: &usize| self.compare(other, first).is_lt();
-            let place = self.order[1..].partition_point(later);
-            self.order[..=place].rotate_left(1);
+        self.note_prefix(first);
+        self.settle(0);
+        Ok(())
+    }
+
+    /// Beyond all entries of the key that it stands on; the key is left in `key`.
+    #[inline]
+    pub(super) fn skip_key(&mut self, key: &mut Vec<u8>) -> Result<()> {
+        let Some(&first) = self.order.first() else { return Ok(()) };
+        key.clear();
+        key.extend(self.sources[first].key().into_iter().flat_map(|(key, _)| key));
+        let prefix = self.prefixes[first];
+        // Those that stand on the key come first.
+        let others = self.order[1..].iter().take_while(|&&source| self.is_on(source, prefix, key));
+        let count = 1 + others.count();
+        for place in (0..count).rev() {
+            if self.step_over(self.order[place], prefix, key)? {
+                self.settle(place);
+            } else {
+                self.order.remove(place);
+            }
         }
         Ok(())
+    }
+
+    /// Whether a source stands on `key`, which begins with `prefix`.
+    #[inline]
+    fn is_on(&self, source: usize, prefix: u64, key: &[u8]) -> bool {
+        self.prefixes[source] == prefix
+            && self.sources[source].key().is_some_and(|(other, _)| other == key)
+    }
+
+    /// To the first entry of a source behind those of `key`; false when there is none.
+    #[inline]
+    fn step_over(&mut self, source: usize, prefix: u64, key: &[u8]) -> Result<bool> {
+        loop {
+            if !self.sources[source].advance(self.direction)? {
+                return Ok(false);
+            }
+            self.note_prefix(source);
+            if !self.is_on(source, prefix, key) {
+                return Ok(true);
+            }
+        }
+    }
+
+    #[inline]
+    fn note_prefix(&mut self, source: usize) {
+        self.prefixes[source] = self.sources[source].key().map_or(0, |(key, _)| prefix_of(key));
+    }
+
+    /// Moves the source at `place`, which has gone on, to where it belongs among those behind it.
+    #[inline]
+    fn settle(&mut self, place: usize) {
+        let source = self.order[place];
+        let Some(&next) = self.order.get(place + 1) else { return };
+        if self.compare(source, next).is_lt() {
+            return;
+        }
+        let later = |&other: &usize| self.compare(other, source).is_lt();
+        let passed = 1 + self.order[place + 2..].partition_point(later);
+        self.order[place..=place + passed].rotate_left(1);
     }
 
     /// The entries of two sources that stand on one. No two entries have the same internal key.
     #[inline]
     fn compare(&self, a: usize, b: usize) -> Ordering {
         let forward = self.prefixes[a].cmp(&self.prefixes[b]).then_with(|| {
-            match (self.sources[a].entry(), self.sources[b].entry()) {
-                (Some(a), Some(b)) => compare((a.key, a.ordinal()), (b.key, b.ordinal())),
+            match (self.sources[a].key(), self.sources[b].key()) {
+                (Some(a), Some(b)) => compare(a, b),
                 _ => Ordering::Equal,
             }
         });

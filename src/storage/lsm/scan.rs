@@ -1,7 +1,8 @@
 //! Scans: the entries of a range at one moment, in order, in either direction.
 //!
 //! Forwards, the newest version of a key that the moment sees comes first, and the older ones are skipped. Backwards it
-//! comes last, so that versions are copied until the next key shows which was the newest.
+//! comes last, so that versions are copied until the next key shows which was the newest. A memtable, which may have
+//! thousands of a key, shows one of them ([`MemtableCursor::seen_at`]); a table has hardly more.
 
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ impl<G> TreeScan<G> {
         let (merge, deletions) = if range.is_empty() {
             (None, Vec::new())
         } else {
-            let (sources, deletions) = sources(tree, range)?;
+            let (sources, deletions) = sources(tree, range, Some(moment.seqno))?;
             (Some(Merge::start(sources, direction)?), deletions)
         };
         Ok(Self {
@@ -84,7 +85,7 @@ impl<G> TreeScan<G> {
     fn forward(&mut self) -> Result<bool> {
         let Some(merge) = &mut self.merge else { return Ok(false) };
         if std::mem::take(&mut self.is_out) {
-            skip_key(merge, &mut self.key)?;
+            merge.skip_key(&mut self.key)?;
         }
         while let Some(entry) = merge.entry() {
             if entry.seqno > self.moment.seqno {
@@ -93,7 +94,7 @@ impl<G> TreeScan<G> {
                 self.is_out = true;
                 return Ok(true);
             } else {
-                skip_key(merge, &mut self.key)?;
+                merge.skip_key(&mut self.key)?;
             }
         }
         Ok(false)
@@ -160,33 +161,27 @@ fn is_shown(entry: &InternalEntry<'_>, deletions: &[Deletions], moment: Moment) 
     is_visible(entry, deletions.iter().filter_map(covering).max(), moment)
 }
 
-/// Beyond all versions of the key that the merge stands on.
-fn skip_key(merge: &mut Merge, key: &mut Vec<u8>) -> Result<()> {
-    key.clear();
-    key.extend(merge.entry().into_iter().flat_map(|entry| entry.key));
-    loop {
-        merge.advance()?;
-        if merge.entry().is_none_or(|entry| entry.key != *key) {
-            return Ok(());
-        }
-    }
-}
-
 /// Every entry of a tree, in order, whoever may see it. The tree must live for as long.
 pub(super) fn merge_of(tree: &Tree) -> Result<Merge> {
-    let (sources, _) = sources(tree, KeyRange::ALL)?;
+    let (sources, _) = sources(tree, KeyRange::ALL, None)?;
     Merge::start(sources, Direction::Forward)
 }
 
-/// What has entries in `range`, and the range deletions that may lie over them.
-fn sources(tree: &Tree, range: KeyRange<'_>) -> Result<(Vec<Source>, Vec<Deletions>)> {
+/// What has entries in `range`, and the range deletions that may lie over them. `at`: of memtables only what a read at it
+/// sees, the newest version of each key.
+fn sources(
+    tree: &Tree,
+    range: KeyRange<'_>,
+    at: Option<Seqno>,
+) -> Result<(Vec<Source>, Vec<Deletions>)> {
     let (mut sources, mut deletions) = (Vec::new(), Vec::new());
     for memtable in tree.memtables() {
         let runs = memtable.range_deletions();
         if !runs.is_empty() {
             deletions.push(Deletions::Memtable(runs));
         }
-        sources.push(Source::Memtable(MemtableCursor::new(memtable.clone(), range)));
+        let cursor = MemtableCursor::new(memtable.clone(), range).seen_at(at);
+        sources.push(Source::Memtable(cursor));
     }
     let span = Span::from(range);
     let (top, deeper) = tree.version.levels().split_first().expect("there are levels");

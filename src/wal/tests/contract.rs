@@ -144,6 +144,37 @@ fn released_segments_go_from_the_front_and_the_laggard_is_named() {
 }
 
 #[test]
+fn full_segments_are_synced_ahead_only_while_somebody_asks_for_syncs() {
+    let fs = SimFileSystem::new(1);
+    let wal = reopen(&fs).wal;
+    let fill = || {
+        let full = wal.end().segment();
+        while wal.end().segment() == full {
+            let position = append(&wal, ONE, &[0; 100]);
+            wal.commit(position, Level::Buffered).expect("written");
+        }
+        wal.maintain().expect("maintained");
+    };
+    let synced = || wal.reached(Level::Sync);
+    let at_first = synced();
+    (0..3).for_each(|_| fill());
+    assert_eq!(synced(), at_first, "nobody asks");
+    // What is released needs no sync any more.
+    wal.release_all(ONE);
+    wal.maintain().expect("maintained");
+    let syncs = fs.count(Operation::Sync);
+    wal.barrier(Level::Sync).expect("synced");
+    assert_eq!((fs.count(Operation::Sync), synced()), (syncs + 1, wal.end()));
+    fill();
+    let active = wal.end().segment();
+    assert_eq!(synced().segment(), active, "all before the active one");
+    fill();
+    assert_eq!(synced().segment(), active, "nobody has asked since that one began");
+    wal.barrier(Level::Sync).expect("synced");
+    assert_eq!(synced(), wal.end());
+}
+
+#[test]
 fn after_opening_every_owner_holds_its_records_until_it_releases_them() {
     let fs = SimFileSystem::new(1);
     let wal = reopen(&fs).wal;

@@ -148,14 +148,20 @@ fn the_files_thread_makes_the_next_segment_and_removes_what_is_released() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let wal = real(dir.path()).wal;
     wait_until("a segment is ready", || wal.shared.state.lock().ready.is_some());
+    let synced = append(&wal, ONE, b"synced");
+    wal.commit(synced, Level::Sync).expect("synced");
+    let segment = || wal.end().segment();
+    while segment() == synced.segment() {
+        append(&wal, ONE, &[5; 1000]);
+    }
+    wait_until("the full segment is synced", || {
+        let state = wal.shared.state.lock();
+        state.active.as_ref().is_some_and(|active| state.synced >= active.previous_end)
+    });
     for _ in 0..200 {
         append(&wal, ONE, &[5; 1000]);
     }
     wal.barrier(Level::Buffered).expect("written");
-    wait_until("full segments are synced", || {
-        let state = wal.shared.state.lock();
-        state.active.as_ref().is_some_and(|active| state.synced >= active.previous_end)
-    });
     wal.release_all(ONE);
     wait_until("released segments are gone", || wal.status().segments == 1);
     assert!(wal.status().counts.segments_removed > 3);

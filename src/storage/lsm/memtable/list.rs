@@ -349,6 +349,21 @@ impl List {
         self.last_before_key(node.key(), node.ordinal())
     }
 
+    /// The user key of a node of this list.
+    #[inline]
+    #[expect(clippy::unused_self, reason = "its memory lives as long as this borrow")]
+    pub(super) fn key(&self, node: Node) -> &[u8] {
+        // SAFETY: `node` is one of this list, whose memory lives as long as the borrow of `self`.
+        unsafe { &*ptr::from_ref(node.key()) }
+    }
+
+    /// Whether two nodes of this list have the same user key.
+    #[inline]
+    #[expect(clippy::unused_self, reason = "its memory lives as long as this borrow")]
+    pub(super) fn is_same_key(&self, a: Node, b: Node) -> bool {
+        a.header().head == b.header().head && a.key() == b.key()
+    }
+
     /// What is in a node of this list.
     #[expect(clippy::unused_self, reason = "its memory lives as long as this borrow")]
     pub(super) fn entry(&self, node: Node) -> InternalEntry<'_> {

@@ -10,22 +10,23 @@
 //! * Entries of a batch are inserted before the batch is published; those above the published seqno are not read.
 
 mod arena;
+mod cursor;
 mod deletions;
 mod index;
 mod list;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
+pub(super) use self::cursor::MemtableCursor;
 use self::deletions::Deletions;
 pub(super) use self::deletions::Runs;
 pub(super) use self::list::prefix_of;
-use self::list::{Heads, Inserted, List, Node};
+use self::list::{Heads, Inserted, List};
 pub(super) use super::compaction::rules::Moment;
 use super::key::{InternalEntry, KeyHash, Kind, Ordinal};
-use crate::storage::{KeyRange, Operation, RESERVED_PREFIX, Seqno, WriteBatch};
+use crate::storage::{Operation, RESERVED_PREFIX, Seqno, WriteBatch};
 use crate::util::interleave;
 use crate::util::time::Timestamp;
 
@@ -259,75 +260,4 @@ fn add(counter: &AtomicU64, by: u64) {
 /// As [`add`].
 fn subtract(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Ordering::Relaxed) - by, Ordering::Relaxed);
-}
-
-/// A cursor over the entries of a memtable, forwards and backwards, within bounds; all of them, published or not. `T` is
-/// `Arc<Memtable>` or a reference.
-#[derive(Debug)]
-pub(super) struct MemtableCursor<T> {
-    memtable: T,
-    lower: Vec<u8>,
-    upper: Option<Vec<u8>>,
-    node: Option<Node>,
-}
-
-impl<T: Deref<Target = Memtable>> MemtableCursor<T> {
-    /// Over the keys of `range`; stands on no entry yet.
-    pub(super) fn new(memtable: T, range: KeyRange<'_>) -> Self {
-        let upper = range.end.map(|end| end.max(range.start).to_vec());
-        Self { memtable, lower: range.start.to_vec(), upper, node: None }
-    }
-
-    /// The entry it stands on.
-    #[inline]
-    pub(super) fn entry(&self) -> Option<InternalEntry<'_>> {
-        self.node.map(|node| self.memtable.list.entry(node))
-    }
-
-    /// To the first entry within bounds.
-    pub(super) fn seek_to_first(&mut self) -> bool {
-        self.node = self.memtable.list.lower_bound(&self.lower, Ordinal::FIRST);
-        self.check_upper()
-    }
-
-    /// To the last entry within bounds.
-    pub(super) fn seek_to_last(&mut self) -> bool {
-        self.node = match &self.upper {
-            Some(upper) => self.memtable.list.last_before_key(upper, Ordinal::FIRST),
-            None => self.memtable.list.last(),
-        };
-        self.check_lower()
-    }
-
-    /// To the next entry.
-    #[inline]
-    pub(super) fn next(&mut self) -> bool {
-        self.node = self.node.and_then(|node| self.memtable.list.after(node));
-        self.check_upper()
-    }
-
-    /// To the entry before.
-    pub(super) fn prev(&mut self) -> bool {
-        self.node = self.node.and_then(|node| self.memtable.list.before(node));
-        self.check_lower()
-    }
-
-    #[inline]
-    fn check_upper(&mut self) -> bool {
-        let beyond = match (self.entry(), &self.upper) {
-            (Some(entry), Some(upper)) => entry.key >= &upper[..],
-            _ => false,
-        };
-        if beyond {
-            self.node = None;
-        }
-        self.node.is_some()
-    }
-
-    fn check_lower(&mut self) -> bool {
-        if self.entry().is_some_and(|entry| entry.key < &self.lower[..]) {
-            self.node = None;
-        }
-        self.node.is_some()
-    }
 }

@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::storage::KeyRange;
 use crate::storage::lsm::key::SEQNO_MAX;
 
 fn empty() -> Memtable {
@@ -111,7 +112,16 @@ fn keys_of_the_largest_size_are_taken() {
 type Found = (Vec<u8>, u64, Vec<u8>);
 
 fn walked(memtable: &Memtable, range: KeyRange<'_>, forward: bool) -> Vec<Found> {
-    let mut cursor = MemtableCursor::new(memtable, range);
+    walked_at(memtable, range, None, forward)
+}
+
+fn walked_at(
+    memtable: &Memtable,
+    range: KeyRange<'_>,
+    at: Option<u64>,
+    forward: bool,
+) -> Vec<Found> {
+    let mut cursor = MemtableCursor::new(memtable, range).seen_at(at.map(Seqno));
     let mut found = Vec::new();
     let mut there = if forward { cursor.seek_to_first() } else { cursor.seek_to_last() };
     while there {
@@ -127,7 +137,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 256 }))]
     #[test]
     fn memtable_is_a_sorted_map_of_versions(
-        keys in vec(vec(prop::sample::select(vec![0u8, b'a', 0xff]), 0..12), 1..60),
+        keys in prop_oneof![
+            vec(vec(prop::sample::select(vec![0u8, b'a', 0xff]), 0..12), 1..60),
+            // Many versions of few keys.
+            vec(vec(prop::sample::select(vec![0u8, b'a', 0xff]), 0..2), 1..60),
+        ],
         start in vec(prop::sample::select(vec![0u8, b'a', 0xff]), 0..4),
         end in prop::option::of(vec(prop::sample::select(vec![0u8, b'a', 0xff]), 0..4)),
         at in 0..70u64,
@@ -153,6 +167,12 @@ proptest! {
             .map(|((key, _), seqno)| (key.clone(), *seqno, seqno.to_le_bytes().to_vec()))
             .collect();
         prop_assert_eq!(&walked(&memtable, range, true), &expected);
+        let mut seen = expected.clone();
+        seen.retain(|(_, seqno, _)| *seqno <= at);
+        seen.dedup_by(|older, newer| older.0 == newer.0);
+        prop_assert_eq!(&walked_at(&memtable, range, Some(at), true), &seen);
+        seen.reverse();
+        prop_assert_eq!(&walked_at(&memtable, range, Some(at), false), &seen);
         expected.reverse();
         prop_assert_eq!(&walked(&memtable, range, false), &expected);
         for key in &keys {

@@ -84,6 +84,13 @@ impl<T: Deref<Target = Table>> TableCursor<T> {
         Some(self.block.as_ref()?.block().ordinal(self.index))
     }
 
+    /// Both of them.
+    #[inline]
+    pub(crate) fn internal_key(&self) -> Option<(&[u8], Ordinal)> {
+        let block = self.block.as_ref()?.block();
+        Some((&self.key, block.ordinal(self.index)))
+    }
+
     /// To the first entry within bounds.
     pub(crate) fn seek_to_first(&mut self) -> Result<bool> {
         let lower = self.lower.clone();

@@ -2,6 +2,7 @@
 //!
 //! Every error that comes from here names the file, and damage names the offset.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +23,14 @@ const AHEAD_BYTES_MAX: u32 = 2 << 20;
 
 /// Each read of a cursor that reads a whole table once.
 const SEQUENTIAL_BYTES: u32 = 1 << 20;
+
+/// Sealed blocks up to this size are read into a buffer of the thread.
+const SEALED_BYTES_MAX: usize = 64 << 10;
+
+thread_local! {
+    /// Where sealed blocks are read to, so that no memory is taken and zeroed for each. As long as the largest so far.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// An open table file with its checked footer.
 #[derive(Debug)]
@@ -79,9 +88,19 @@ impl Source {
     /// Reads and checks the block at `start..end`; gives its payload. The caller has checked that it lies in the file
     /// and is no larger than a block can be.
     pub(crate) fn read(&self, start: u32, end: u32) -> Result<Vec<u8>> {
-        let mut sealed = vec![0; (end - start) as usize];
-        self.read_bytes(&mut sealed, start)?;
-        unseal(sealed, self.footer.uid, start).map_err(|damage| self.corruption(start, damage))
+        let bytes = (end - start) as usize;
+        let damaged = |damage| self.corruption(start, damage);
+        if bytes > SEALED_BYTES_MAX {
+            let mut sealed = vec![0; bytes];
+            self.read_bytes(&mut sealed, start)?;
+            return unseal(sealed, self.footer.uid, start).map_err(damaged);
+        }
+        SEALED.with_borrow_mut(|buffer| {
+            buffer.resize(buffer.len().max(bytes), 0);
+            let sealed = &mut buffer[..bytes];
+            self.read_bytes(sealed, start)?;
+            unseal_slice(sealed, self.footer.uid, start).map_err(damaged)
+        })
     }
 
     /// As [`Self::read`], without a trip to the disk when the tail has it.
