@@ -73,7 +73,7 @@ pub enum Reason {
     VersionMismatch,
     /// Too much is in flight.
     Overloaded,
-    /// The disk is full.
+    /// The disk is full, or no more files can be opened; the message says which.
     DiskFull,
     /// The node is starting or stopping.
     NotServing,
@@ -298,7 +298,8 @@ impl From<storage::Error> for Error {
         let reason = match &error {
             // File and offset are for operators (admin calls, the log), not for the public: see `api/`.
             E::Corruption { .. } => Reason::Corruption,
-            E::DiskFull { .. } => Reason::DiskFull,
+            // Two things that a node runs out of, with one consequence: not applied, and again when there is more.
+            E::DiskFull { .. } | E::NoHandles { .. } => Reason::DiskFull,
             E::Poisoned { .. } => Reason::ReadOnly,
             E::Invalid(_) | E::Io { .. } | E::Locked { .. } => Reason::Internal,
         };

@@ -292,7 +292,10 @@ fn is_delete(proposal: &Proposal) -> bool {
 /// Whether a batch whose write failed with `error` may be visible, as the engine's contract says.
 fn may_be_applied(replica: &Replica, error: &storage::Error) -> bool {
     use storage::Error as E;
-    let refused = matches!(error, E::Invalid(_) | E::Poisoned { .. } | E::DiskFull { .. });
+    let refused = matches!(
+        error,
+        E::Invalid(_) | E::Poisoned { .. } | E::DiskFull { .. } | E::NoHandles { .. }
+    );
     !refused && !replica.engine.status().writable
 }
 

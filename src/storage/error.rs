@@ -21,7 +21,8 @@ pub enum Error {
         /// What is wrong there.
         detail: String,
     },
-    /// The operating system refused something. For a write: the engine is poisoned now.
+    /// The operating system refused something. For a write: the engine is poisoned now, unless it says that it is writable;
+    /// then nothing was changed.
     #[error("{operation} of {} failed: {source}", path.display())]
     Io {
         /// What was tried: `open`, `write`, `sync`, ...
@@ -42,6 +43,18 @@ pub enum Error {
     DiskFull {
         /// What could not grow.
         path: PathBuf,
+    },
+    /// As many files are open as may be, by this process or in all. Nothing was changed; closing some, or a higher limit,
+    /// helps.
+    #[error(
+        "no file handle is left for {} ({source}): this process may open only so many files (ulimit -n), and up to kvstore.storage.open-files-max of them are tables",
+        path.display()
+    )]
+    NoHandles {
+        /// What could not be opened or made.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
     },
     /// The caller broke the contract. Nothing was changed.
     #[error("{0}")]

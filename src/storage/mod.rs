@@ -181,8 +181,9 @@ pub trait Scan: Send {
 /// * A read sees every batch whose `write` returned before the read began, and no part of a batch that has not taken effect.
 /// * After a failed write or sync of the log the engine is **poisoned**: every later write is [`Error::Poisoned`] until the
 ///   environment is opened again, because what the page cache holds after a failed sync is unknown (Rebello et al., ATC
-///   '20). Reads go on. [`Error::DiskFull`] found *before* anything was written does not poison.
-/// * [`Error::Invalid`], [`Error::Poisoned`] and [`Error::DiskFull`] change nothing, nor does any other error that leaves the
+///   '20). Reads go on. [`Error::DiskFull`] found *before* anything was written does not poison, nor does a file that cannot
+///   be made, of which [`Error::NoHandles`] is one cause.
+/// * [`Error::Invalid`], [`Error::Poisoned`], [`Error::DiskFull`] and [`Error::NoHandles`] change nothing, nor does any other error that leaves the
 ///   engine writable (damage that was met before anything was written). After an error that poisons, the batch may be visible,
 ///   and may or may not survive. So a writer whose batch is applied and who then waits in vain for somebody else's sync gets
 ///   [`Error::Io`], not [`Error::Poisoned`].

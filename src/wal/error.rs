@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::util::fs::is_out_of_handles;
+
 /// The result of calls of the log.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -20,7 +22,7 @@ pub enum Error {
         /// What is wrong there.
         detail: String,
     },
-    /// The operating system refused to open, read, list or remove something. The log goes on.
+    /// The operating system refused to open, create, read, list or remove something. The log goes on.
     #[error("{operation} of {} failed: {source}", path.display())]
     Io {
         /// What was tried: `open`, `read`, ...
@@ -68,6 +70,18 @@ impl Error {
     /// Damage found in `file` at `offset`.
     pub(super) fn corruption(file: &Path, offset: u32, detail: impl Into<String>) -> Self {
         Self::Corruption { file: file.to_owned(), offset: u64::from(offset), detail: detail.into() }
+    }
+
+    /// Whether what failed has changed nothing that the log relies on, and may be done again: a file could not be made, or
+    /// no handle was left for whatever it was. To make a segment again replaces what there is of it.
+    pub(super) fn changed_nothing(&self) -> bool {
+        match self {
+            Self::Io { operation, source, .. } => {
+                *operation == "create" || is_out_of_handles(source)
+            }
+            Self::DiskFull { .. } | Self::Invalid(_) => true,
+            _ => false,
+        }
     }
 
     /// The error that ends all writing, made from the one that caused it.

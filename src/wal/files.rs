@@ -62,7 +62,9 @@ impl Shared {
             self.make_ready(needed)
         };
         made.map_err(|error| match error {
-            Error::Io { .. } => self.poison(&mut self.state.lock(), error),
+            Error::Io { .. } if !error.changed_nothing() => {
+                self.poison(&mut self.state.lock(), error)
+            }
             other => other,
         })?;
         Ok(self.state.lock())
@@ -105,8 +107,8 @@ impl Shared {
         self.sync_full_segments()?;
         let removed = self.remove_released();
         let made = match made {
-            // There may be room now.
-            Err(Error::DiskFull { .. }) => self.prepare_next(),
+            // There may be room now, or a handle.
+            Err(error) if error.changed_nothing() => self.prepare_next(),
             made => made,
         };
         let mut state = self.state.lock();
@@ -161,7 +163,11 @@ impl Shared {
             }
             let synced = self.fs.sync_dir(&self.dir);
             let mut state = self.state.lock();
-            synced.map_err(|error| self.poison(&mut state, Error::io("sync", &self.dir, error)))?;
+            synced.map_err(|error| match Error::io("sync", &self.dir, error) {
+                // The next time finds it removed, and syncs.
+                error if error.changed_nothing() => error,
+                error => self.poison(&mut state, error),
+            })?;
             state.segments.remove(&segment.number);
             // There is nothing left of it to sync.
             state.dirty.retain(|dirty| dirty.number != segment.number);

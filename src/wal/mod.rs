@@ -13,8 +13,9 @@
 //!   already reached costs nothing. Opening makes everything it replays durable before it returns.
 //! * **Positions are never used twice**, not even those of records that a crash took.
 //! * **A failed write or sync is final** ([`Error::Poisoned`]): no more appends, no acknowledgement of what was not
-//!   durable before, no second sync. Reading goes on. Only [`Error::DiskFull`] is harmless: space is taken segment by
-//!   segment, ahead of use, so a full disk shows in [`Wal::append`], before anything was written.
+//!   durable before, no second sync. Reading goes on. Only a segment that cannot be made is harmless: [`Error::DiskFull`],
+//!   or [`Error::Io`] of `create` or for want of a handle. Space and handles are taken segment by segment, ahead of use, so
+//!   it shows in [`Wal::append`], before anything was written.
 //! * **Damage is told from a torn tail.** Every byte in use is under a checksum. Damage below a place that a later
 //!   record vouches for, a segment that is missing between two others, or one under another's name: refused with file
 //!   and offset, files untouched. Without such a voucher it is a torn tail, and cut.
@@ -53,7 +54,7 @@
 //! | power lost | what was synced is there, then a prefix of the rest |
 //! | crash while opening | the next opening does it again; no order of survival changes the outcome |
 //! | write, sync, or the sync of the directory | poisoned; whoever waits gets the file and the cause |
-//! | no room for a segment | `append` fails, nothing changes, works again with room |
+//! | no room or no handle for a segment | `append` fails, nothing changes, works again with room, or with a handle |
 //! | removal of a released segment | reported by [`Wal::maintain`] and in [`Status`], tried again |
 //! | read | that read fails |
 //! | bit flip below a vouched place, missing or swapped segment | open or read is refused, file and offset named |
@@ -320,8 +321,8 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for a reserved kind or a body above [`BODY_BYTES_MAX`], [`Error::DiskFull`],
-    /// [`Error::Poisoned`]. None of them leaves a record.
+    /// [`Error::Invalid`] for a reserved kind or a body above [`BODY_BYTES_MAX`]; [`Error::DiskFull`] or [`Error::Io`] when
+    /// the next segment cannot be made; [`Error::Poisoned`]. None of them leaves a record.
     pub fn append(&self, owner: Owner, kind: Kind, parts: &[&[u8]]) -> Result<Position> {
         self.shared.append(owner, kind, parts)
     }
@@ -400,8 +401,8 @@ impl Wal {
     ///
     /// # Errors
     ///
-    /// [`Error::DiskFull`] when there is no room for the next segment, after all else was done; [`Error::Io`] when a
-    /// removal failed, which is tried again next time; [`Error::Poisoned`].
+    /// [`Error::DiskFull`] or [`Error::Io`] when the next segment cannot be made, after all else was done; [`Error::Io`]
+    /// when a removal failed. Either is tried again next time. [`Error::Poisoned`].
     pub fn maintain(&self) -> Result<()> {
         self.shared.maintain()
     }

@@ -69,8 +69,9 @@ pub(super) fn segment_number(name: &str) -> Option<u32> {
 }
 
 impl Segment {
-    /// Makes a segment, durably, name included. On [`Error::DiskFull`] nothing is left behind; any other error leaves
-    /// the state of the directory unknown.
+    /// Makes a segment, durably, name included. On [`Error::DiskFull`] nothing is left behind, and what has
+    /// [changed nothing](Error::changed_nothing) may be done again; any other error leaves the state of the directory
+    /// unknown.
     pub(super) fn create(
         fs: &dyn FileSystem,
         dir: &Path,

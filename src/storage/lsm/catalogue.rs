@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use super::shared::name_disk_full;
+use super::shared::name_shortage;
 use crate::storage::{Error, Result, check_name};
 use crate::util::coding::{Cursor, put_slice};
 use crate::util::fs::{FileSystem, read_file, replace_file};
@@ -87,7 +87,7 @@ impl Catalogue {
     /// Makes this the catalogue of `directory`, durably.
     pub(super) fn store(&self, fs: &dyn FileSystem, directory: &Path) -> Result<()> {
         replace_file(fs, directory, FILE_NAME, &self.encode())
-            .map_err(|error| name_disk_full(Error::io("write", directory.join(FILE_NAME), error)))
+            .map_err(|error| name_shortage(Error::io("write", directory.join(FILE_NAME), error)))
     }
 
     /// The engines by name.

@@ -24,7 +24,7 @@ use super::files::TableDirectory;
 use super::manifest::{decode_edit, encode_edit};
 use super::open_files::OpenFiles;
 use super::settings::OPEN_FILES_MAX;
-use super::shared::{create_directory, name_disk_full, sync_directory};
+use super::shared::{create_directory, name_shortage, sync_directory};
 use super::table::Table;
 use super::version::{Version, VersionEdit};
 use crate::storage::{Error, Result};
@@ -140,7 +140,7 @@ fn copy(fs: &dyn FileSystem, from: &Path, to: &Path) -> Result<()> {
 }
 
 fn failed(operation: &'static str, path: &Path, error: io::Error) -> Error {
-    name_disk_full(Error::io(operation, path, error))
+    name_shortage(Error::io(operation, path, error))
 }
 
 pub(super) fn encode(tree: &VersionEdit) -> Vec<u8> {

@@ -51,7 +51,7 @@ impl Engine {
                 let _ = self.directory.remove_garbage();
                 return;
             }
-            Err(error) => return self.note_outcome(Err(error)),
+            Err(error) => return self.note_outcome(Err(self.judge(error))),
         };
         // Another thread may find something that can be done at the same time. Not after a failure: that would be tried
         // again without end; the next flush, or a writer that waits, does it.

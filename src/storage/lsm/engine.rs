@@ -26,7 +26,7 @@ use super::compaction::picker::{Running, debt_bytes};
 use super::files::TableDirectory;
 use super::manifest::Manifest;
 use super::memtable::{Memtable, Moment};
-use super::shared::{Failure, Shared, is_final};
+use super::shared::{Failure, Shared, changed_nothing};
 use super::status::Figures;
 use super::tree::Tree;
 use super::version::VersionEdit;
@@ -161,6 +161,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether memtables wait to be flushed.
+    pub(super) fn has_sealed(&self) -> bool {
+        !self.tree().sealed.is_empty()
+    }
+
     /// Tells the pacer what has become of the tree.
     fn report_load(&self) {
         let tree = self.tree();
@@ -215,8 +220,8 @@ impl Engine {
 
     /// Ends writes if the error of a flush or compaction says so, and passes it on.
     pub(super) fn judge(&self, error: Error) -> Error {
-        let error = super::shared::name_disk_full(error);
-        if is_final(&error) {
+        let error = super::shared::name_shortage(error);
+        if !changed_nothing(&error) {
             self.poison(&error.to_string());
         }
         error

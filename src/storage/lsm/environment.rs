@@ -25,7 +25,7 @@ use super::memtable::Moment;
 use super::recovery::{engine_directory, erase, open_catalogue, open_engines};
 use super::scan::TreeScan;
 use super::settings::LsmOptions;
-use super::shared::{Shared, create_directory, name_disk_full, sync_directory};
+use super::shared::{Shared, changed_nothing, create_directory, name_shortage, sync_directory};
 use super::tree::Tree;
 use super::version::{Version, VersionEdit};
 use super::{read, status, worker};
@@ -74,7 +74,7 @@ impl LsmEnvironment {
         options: LsmOptions,
     ) -> Result<Self> {
         let directory = directory.into();
-        let failed = |operation, error| name_disk_full(Error::io(operation, &directory, error));
+        let failed = |operation, error| name_shortage(Error::io(operation, &directory, error));
         create_directory(&*fs, &directory)?;
         let lock = fs.lock(&directory).map_err(|error| {
             if error.kind() == std::io::ErrorKind::WouldBlock {
@@ -152,7 +152,7 @@ impl Node {
             Err(error) => {
                 // The catalogue does not name it; what cannot be erased now is erased by the next opening.
                 let _ = erase(&*self.shared.fs, directory.path());
-                return Err(name_disk_full(error));
+                return Err(name_shortage(error));
             }
         };
         self.store(catalogue, next)?;
@@ -181,11 +181,8 @@ impl Node {
     /// Makes `next` the catalogue. When that fails and it may have happened all the same, nobody knows what the next
     /// opening will find: no more writes then.
     fn store(&self, catalogue: &mut Catalogue, next: Catalogue) -> Result<()> {
-        let (fs, directory) = (&*self.shared.fs, &self.shared.directory);
-        if let Err(error) = next.store(fs, directory) {
-            let unchanged =
-                || matches!(Catalogue::open(fs, directory), Ok(Some(found)) if found == *catalogue);
-            if !matches!(error, Error::DiskFull { .. }) || !unchanged() {
+        if let Err(error) = next.store(&*self.shared.fs, &self.shared.directory) {
+            if !changed_nothing(&error) {
                 self.shared.failure.set(&error.to_string());
             }
             return Err(error);

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::cache::BlockCache;
 use super::catalogue::EngineId;
 use super::open_files::OpenFiles;
+use super::shared::name_shortage;
 use super::table::{Properties, Table, TableMetadata, TableUid};
 use crate::storage::{Error, Result};
 use crate::util::fs::FileSystem;
@@ -108,7 +109,8 @@ impl TableDirectory {
 
     /// Makes the names of new files durable.
     pub(super) fn sync(&self) -> Result<()> {
-        self.fs().sync_dir(&self.path).map_err(|error| Error::io("sync", &self.path, error))
+        let synced = self.fs().sync_dir(&self.path);
+        synced.map_err(|error| name_shortage(Error::io("sync", &self.path, error)))
     }
 
     /// Removes the files that nobody needs any more; returns how many. What cannot be removed is tried again by the

@@ -136,6 +136,9 @@ impl Engine {
 
     /// Keeps what failed for those who wait, or tells them that it goes on.
     pub(super) fn note_outcome(&self, outcome: Result<()>) {
+        if outcome.is_err() {
+            self.figures.count_failure();
+        }
         *self.trouble.lock() = outcome.err();
         self.note_progress();
     }

@@ -14,7 +14,7 @@ use super::room::Room;
 use super::settings::LsmOptions;
 use super::worker::Queue;
 use crate::storage::{Error, Result};
-use crate::util::fs::{FileSystem, is_disk_full};
+use crate::util::fs::{FileSystem, is_disk_full, is_out_of_handles};
 use crate::wal::{self, Wal};
 
 /// Kind of the log's records that hold a batch: first seqno (8 bytes, little-endian), encoded batch.
@@ -106,7 +106,9 @@ pub(super) fn from_log(error: wal::Error) -> Error {
         wal::Error::Corruption { file, offset, detail } => {
             Error::Corruption { file, offset, detail }
         }
-        wal::Error::Io { operation, path, source } => Error::Io { operation, path, source },
+        wal::Error::Io { operation, path, source } => {
+            name_shortage(Error::Io { operation, path, source })
+        }
         wal::Error::Poisoned { .. } => Error::Poisoned { cause: error.to_string() },
         wal::Error::DiskFull { path } => Error::DiskFull { path },
         wal::Error::Invalid(text) => Error::Invalid(text),
@@ -116,7 +118,7 @@ pub(super) fn from_log(error: wal::Error) -> Error {
 
 /// Creates a directory and all that lead to it, durably.
 pub(super) fn create_directory(fs: &dyn FileSystem, directory: &Path) -> Result<()> {
-    let failed = |operation, path: &Path, error| name_disk_full(Error::io(operation, path, error));
+    let failed = |operation, path: &Path, error| name_shortage(Error::io(operation, path, error));
     let mut missing = vec![directory];
     while let Some(parent) = missing.last().and_then(|path| path.parent())
         && !parent.as_os_str().is_empty()
@@ -144,10 +146,13 @@ impl From<wal::Error> for Error {
     }
 }
 
-/// A full disk by its own name, whatever call met it. Not of a sync: what that leaves behind is unknown, and only who
-/// knows that nobody uses the file may say otherwise.
-pub(super) fn name_disk_full(error: Error) -> Error {
+/// What the machine is short of by its own name, whatever call met it. Not a full disk that a sync met: what that leaves
+/// behind is unknown, and only who knows that nobody uses the file may say otherwise.
+pub(super) fn name_shortage(error: Error) -> Error {
     match error {
+        Error::Io { path, source, .. } if is_out_of_handles(&source) => {
+            Error::NoHandles { path, source }
+        }
         Error::Io { operation, path, source } if operation != "sync" && is_disk_full(&source) => {
             Error::DiskFull { path }
         }
@@ -155,12 +160,15 @@ pub(super) fn name_disk_full(error: Error) -> Error {
     }
 }
 
-/// Whether writes must end after this error of a flush or compaction.
-pub(super) fn is_final(error: &Error) -> bool {
+/// Whether what failed has changed nothing that anybody relies on, and may be done again later. Anything else, above all a
+/// write or a sync, must end writes.
+pub(super) fn changed_nothing(error: &Error) -> bool {
     match error {
-        Error::Io { operation, .. } => !matches!(*operation, "open" | "read" | "read the size"),
-        Error::Poisoned { .. } => true,
-        _ => false,
+        Error::Io { operation, .. } => {
+            matches!(*operation, "create" | "open" | "read" | "read the size")
+        }
+        Error::Poisoned { .. } => false,
+        _ => true,
     }
 }
 

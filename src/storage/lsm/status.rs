@@ -27,6 +27,8 @@ pub(super) struct Figures {
     flushed_bytes: AtomicU64,
     compactions: [AtomicU64; 6],
     compacted_bytes: AtomicU64,
+    /// Flushes and compactions in the background that failed.
+    failures: AtomicU64,
 }
 
 const WRITE_AMPLIFICATION: &str = "write_amplification";
@@ -69,12 +71,17 @@ impl Figures {
         self.compacted_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    pub(super) fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     fn report(&self, into: &mut BTreeMap<&'static str, f64>) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         into.insert("flushes", read(&self.flushes));
         into.insert("flushed_bytes", read(&self.flushed_bytes));
         into.insert("compacted_bytes", read(&self.compacted_bytes));
+        into.insert("background_failures", read(&self.failures));
         for ((_, name), count) in REASONS.iter().zip(&self.compactions) {
             into.insert(name, read(count));
         }

@@ -5,7 +5,7 @@
 //! | `lsm-flush` | flushes: writers wait for them |
 //! | `lsm-level-0` | compactions of level 0: writers wait for those next |
 //! | `lsm-work-N` | whatever is most urgent |
-//! | `lsm-space` | each interval: tells all engines to look for what only saves space |
+//! | `lsm-space` | each interval: tells all engines to look for what only saves space, and for what failed before |
 //!
 //! So neither a flush nor level 0 ever waits until a merge of deeper levels has ended, which may take minutes (Balmau et al.,
 //! ATC '19). An engine is in a queue at most once. In an environment without threads the same jobs are done one by one
@@ -130,10 +130,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// All engines shall look for what only saves space.
+    /// All engines shall look for what only saves space, and for what is sealed still: its flush has failed.
     pub(super) fn space_due(&self) {
         for engine in self.engines() {
             engine.want_space();
+            if engine.has_sealed() {
+                self.flush_due(engine.id());
+            }
             self.compaction_due(engine.id());
         }
     }

@@ -20,12 +20,13 @@
 //!   and never a mixture. It says nothing about the content: sync the file *before* the rename.
 //! * **A failed sync is final.** After `sync_data` or `sync_dir` failed, the state of everything unsynced is unknown and
 //!   a second call that returns `Ok` proves nothing (Rebello et al., ATC '20). Nothing here repeats a failed sync;
-//!   callers must not either.
+//!   callers must not either. But a sync that found no handle ([`is_out_of_handles`]) has not been tried.
 //!
 //! # Errors
 //!
 //! Plain `io::Error`; the caller knows what it was doing and adds the path. Interrupted and short calls are continued
-//! inside. [`is_disk_full`] tells "no space" (also a quota) from the rest.
+//! inside. [`is_disk_full`] tells "no space" (also a quota) from the rest, [`is_out_of_handles`] that the process or the
+//! system has as many files open as it may: then the call has not been tried, whichever it was.
 //!
 //! # Concurrency
 //!
@@ -40,6 +41,8 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+
+use rustix::io::Errno;
 
 pub use real::RealFileSystem;
 pub use sealed::{read_sealed, write_sealed};
@@ -163,6 +166,13 @@ pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
+/// Whether the call was not tried, because it had to open something and as many files are open as may be, by this process
+/// or in all.
+pub fn is_out_of_handles(error: &io::Error) -> bool {
+    let codes = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
 /// Reads a whole file of at most `size_max` bytes; a larger one is `InvalidData`, before anything is allocated for it.
 pub fn read_file(fs: &dyn FileSystem, path: &Path, size_max: u64) -> io::Result<Vec<u8>> {
     let file = fs.open(path)?;
@@ -181,6 +191,8 @@ pub fn read_file(fs: &dyn FileSystem, path: &Path, size_max: u64) -> io::Result<
 
 /// Makes `dir/name` hold `bytes`, atomically and durably: after a crash at any point it is as before or as asked for. Goes
 /// by way of `dir/name.tmp`, which a crash may leave behind and the next call replaces.
+///
+/// After an error that [`is_disk_full`] or [`is_out_of_handles`] tells, it is as before.
 pub fn replace_file(fs: &dyn FileSystem, dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.tmp"));
     if fs.exists(&temporary)? {
@@ -190,6 +202,9 @@ pub fn replace_file(fs: &dyn FileSystem, dir: &Path, name: &str, bytes: &[u8]) -
     file.write_at(bytes, 0)?;
     // Before the rename: a name must never become durable ahead of its content.
     file.sync_data()?;
+    // Its handle is free for the sync of the directory.
+    drop(file);
     fs.rename(&temporary, &dir.join(name))?;
-    fs.sync_dir(dir)
+    // Whatever fails now, nobody knows what a crash would leave: an error of no kind that can be waited out.
+    fs.sync_dir(dir).map_err(io::Error::other)
 }

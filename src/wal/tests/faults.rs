@@ -5,14 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::workload::{Told, run};
 use super::*;
+use crate::util::fs::is_out_of_handles;
 use crate::util::fs::sim::{Effect, Fault, Operation};
 
 const STEPS: u32 = 60;
 
 #[test]
 fn each_call_fails_once_in_each_way_and_no_acknowledgement_is_false() {
-    let effects = [Effect::Io, Effect::DiskFull, Effect::ShortWrite, Effect::ShortWriteDiskFull];
-    let (mut poisoned, mut full) = (0, 0);
+    let effects = [
+        Effect::Io,
+        Effect::DiskFull,
+        Effect::ShortWrite,
+        Effect::ShortWriteDiskFull,
+        Effect::NoHandles,
+    ];
+    let (mut poisoned, mut full, mut not_made) = (0, 0, 0);
     for workload in 0..8 {
         let fs = SimFileSystem::new(workload);
         drop(reopen(&fs));
@@ -23,10 +30,12 @@ fn each_call_fails_once_in_each_way_and_no_acknowledgement_is_false() {
                 let told = fail_at(workload, step, effect);
                 poisoned += u64::from(told.poisoned);
                 full += u64::from(told.disk_full > 0 && !told.poisoned);
+                not_made += u64::from(told.not_made > 0 && !told.poisoned);
             }
         }
     }
-    assert!(poisoned > 100 && full > 20, "poisoned {poisoned}, full {full}");
+    let counts = format!("poisoned {poisoned}, full {full}, not made {not_made}");
+    assert!(poisoned > 100 && full > 20 && not_made > 20, "{counts}");
 }
 
 fn steps_of(workload: u64) -> u64 {
@@ -142,6 +151,75 @@ fn a_full_disk_refuses_appends_and_takes_them_again_after_a_release() {
     wal.close().expect("closed");
     let seen = reopen(&fs).seen;
     assert_eq!(seen.last().expect("some").body, b"there is room again");
+}
+
+#[test]
+fn without_handles_appends_are_refused_once_the_segments_are_full_and_taken_again_later() {
+    let fs = SimFileSystem::new(1);
+    let wal = reopen(&fs).wal;
+    wal.maintain().expect("the next segment is made");
+    fs.set_handles(false);
+    let mut appended = 0;
+    let refused = |error: &Error| {
+        let Error::Io { operation: "create", source, .. } = error else { return false };
+        is_out_of_handles(source)
+    };
+    let error = loop {
+        match wal.append(ONE, Kind::FIRST, &[&[0; 100]]) {
+            Ok(_) => appended += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(refused(&error), "{error}");
+    assert!(appended > 10, "two segments: {appended}");
+    wal.barrier(Level::Sync).expect("the files that are written to are open");
+    wal.release_all(ONE);
+    let error = wal.maintain().expect_err("there are none still");
+    assert!(is_out_of_handles_of_a_removal(&error), "{error}");
+    assert!(wal.append(ONE, Kind::FIRST, &[&[0; 100]]).is_err());
+    assert!(wal.status().poison.is_none());
+    fs.set_handles(true);
+    wal.maintain().expect("there are handles");
+    assert!(wal.status().removal.is_none());
+    let last = append(&wal, ONE, b"there are handles again");
+    wal.commit(last, Level::Sync).expect("synced");
+    for survival in 0..20 {
+        let seen = reopen(&fs.restart(survival)).seen;
+        assert_eq!(seen.last().expect("some").body, b"there are handles again");
+    }
+}
+
+/// Of the sync of the directory after a segment was removed.
+fn is_out_of_handles_of_a_removal(error: &Error) -> bool {
+    matches!(error, Error::Io { operation: "sync", source, .. } if is_out_of_handles(source))
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_or_named_is_made_again() {
+    let failures = [
+        (Operation::Create, Effect::Io),
+        (Operation::Create, Effect::NoHandles),
+        (Operation::SyncDir, Effect::NoHandles),
+    ];
+    for (operation, effect) in failures {
+        let fs = SimFileSystem::new(1);
+        let wal = reopen(&fs).wal;
+        let mut appended = Vec::new();
+        fs.inject(Fault::next(operation, "log", effect));
+        while fs.faults_struck() == 0 {
+            if let Ok(position) = wal.append(ONE, Kind::FIRST, &[&[7; 100]]) {
+                appended.push(position);
+            }
+        }
+        assert!(wal.status().poison.is_none(), "{operation:?} {effect:?}");
+        appended.extend((0..30).map(|_| append(&wal, ONE, &[8; 100])));
+        wal.barrier(Level::Sync).expect("synced");
+        for survival in 0..20 {
+            let seen = reopen(&fs.restart(survival)).seen;
+            let positions: Vec<_> = seen.iter().map(|seen| seen.position).collect();
+            assert_eq!(positions, appended, "{operation:?}, survival {survival}");
+        }
+    }
 }
 
 #[test]

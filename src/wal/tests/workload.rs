@@ -28,8 +28,10 @@ pub(super) struct Told {
     pub(super) written: usize,
     /// First position each owner still needs.
     pub(super) needed: BTreeMap<Owner, Position>,
-    /// An append found the disk full; an operation found the log poisoned.
+    /// An append found the disk full, or could not make a segment for another reason; an operation found the log
+    /// poisoned.
     pub(super) disk_full: u64,
+    pub(super) not_made: u64,
     pub(super) poisoned: bool,
 }
 
@@ -108,6 +110,7 @@ fn note(told: &mut Told, outcome: Result<()>) {
         Ok(()) | Err(Error::Io { operation: "remove", .. }) => {}
         Err(Error::DiskFull { .. }) => told.disk_full += 1,
         Err(Error::Poisoned { .. }) => told.poisoned = true,
+        Err(error @ Error::Io { .. }) if error.changed_nothing() => told.not_made += 1,
         Err(error) => panic!("no step may fail so: {error}"),
     }
 }

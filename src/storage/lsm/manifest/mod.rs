@@ -25,9 +25,10 @@
 //!
 //! # Failures
 //!
-//! A full disk is found when space is reserved, before anything was written: [`Error::DiskFull`], nothing happened. Any
-//! other failure leaves open whether the edit survives: [`Error::Poisoned`] from then on, and neither the tables before
-//! nor those after the edit may be removed.
+//! A full disk is found when space is reserved, before anything was written: [`Error::DiskFull`], nothing happened. Nor
+//! has it when there is no handle to sync the names of tables with: [`Error::NoHandles`]. A new manifest that could not be
+//! made is made later; until then the one there is grows. Any other failure leaves open whether the edit survives:
+//! [`Error::Poisoned`] from then on, and neither the tables before nor those after the edit may be removed.
 
 mod edit;
 #[cfg(any(test, fuzzing))]
@@ -47,6 +48,7 @@ pub(super) use self::edit::{decode as decode_edit, encode as encode_edit};
 use self::record::{HEADER_BYTES, Header, MARK_BYTES, RESERVE_BYTES, encode_header, put};
 pub(super) use self::recovery::find;
 use super::files::{FileNumber, TableDirectory};
+use super::shared::{changed_nothing, name_shortage};
 use super::version::{Version, VersionEdit};
 use crate::storage::{Error, Result};
 use crate::util::fs::{File, is_disk_full, replace_file};
@@ -121,7 +123,8 @@ impl Manifest {
     }
 
     /// Makes the edit durable and returns the next version. The tables it adds must be synced; their names are made
-    /// durable here. [`Error::DiskFull`] and [`Error::Invalid`] (an edit that does not fit): nothing happened.
+    /// durable here. [`Error::DiskFull`], [`Error::NoHandles`] and [`Error::Invalid`] (an edit that does not fit): nothing
+    /// happened.
     pub(crate) fn commit(&mut self, edit: &VersionEdit) -> Result<Arc<Version>> {
         if let Some(cause) = &self.poison {
             return Err(Error::Poisoned { cause: cause.clone() });
@@ -131,7 +134,7 @@ impl Manifest {
             Error::Invalid(format!("an edit that does not fit the tree in {path}: {why}"))
         })?;
         if let Err(error) = self.write(&version, edit) {
-            if !matches!(error, Error::DiskFull { .. }) {
+            if !changed_nothing(&error) {
                 self.poison = Some(error.to_string());
             }
             return Err(error);
@@ -146,11 +149,11 @@ impl Manifest {
 
     fn write(&mut self, version: &Version, edit: &VersionEdit) -> Result<()> {
         if self.is_large() {
-            match Current::create(&self.directory, version) {
-                Ok(next) => return self.switch(next),
-                // The edit may still fit into what is reserved.
-                Err(Error::DiskFull { .. }) => {}
-                Err(error) => return Err(error),
+            let next = Current::create(&self.directory, version);
+            match next.and_then(|next| self.switch(next)) {
+                // The edit may still fit into the one there is.
+                Err(error) if changed_nothing(&error) => {}
+                switched => return switched,
             }
         }
         if edit.has_new_tables() {
@@ -172,7 +175,11 @@ impl Manifest {
 
     /// Goes on in another file.
     fn switch(&mut self, next: Current) -> Result<()> {
-        next.switch(&self.directory)?;
+        next.switch(&self.directory).inspect_err(|error| {
+            if changed_nothing(error) {
+                let _ = self.directory.remove(&next.number.manifest_name());
+            }
+        })?;
         let last = std::mem::replace(&mut self.current, next);
         // Should this fail, it is an orphan for the next opening.
         let _ = self.directory.remove(&last.number.manifest_name());
@@ -216,7 +223,7 @@ impl Current {
         directory.sync()?;
         let text = current_text(self.number);
         replace_file(directory.fs(), directory.path(), CURRENT, text.as_bytes())
-            .map_err(|error| Error::io("replace", directory.path().join(CURRENT), error))
+            .map_err(|error| write_error("replace", &directory.path().join(CURRENT), error))
     }
 
     fn append(&mut self, path: &Path, edit: &VersionEdit) -> Result<()> {
@@ -281,5 +288,5 @@ fn write_error(operation: &'static str, path: &Path, error: io::Error) -> Error 
     if is_disk_full(&error) {
         return Error::DiskFull { path: path.to_owned() };
     }
-    Error::io(operation, path, error)
+    name_shortage(Error::io(operation, path, error))
 }

@@ -135,7 +135,7 @@ impl Workload {
         Self::open(fs, seed, vec![History::new(); NAMES.len()])
     }
 
-    /// One step. After a full disk nothing has changed and it may go on; after any other error it may not.
+    /// One step. After a [shortage](is_shortage) nothing has changed and it may go on; after any other error it may not.
     fn step(&mut self) -> Result<()> {
         let which = self.random.random_range(0..NAMES.len());
         match self.random.random_range(0..40) {
@@ -171,7 +171,7 @@ impl Workload {
                 Ok(())
             }
             Err(error) => {
-                if !matches!(error, Error::DiskFull { .. } | Error::Poisoned { .. }) {
+                if !is_shortage(&error) && !matches!(error, Error::Poisoned { .. }) {
                     // It may be visible, and may survive.
                     self.histories[which] = History { safe: self.histories[which].safe, ..after };
                 }
@@ -200,6 +200,10 @@ impl Workload {
             assert_eq!(rows(&**engine), *history.newest());
         }
     }
+}
+
+fn is_shortage(error: &Error) -> bool {
+    matches!(error, Error::DiskFull { .. } | Error::NoHandles { .. })
 }
 
 /// Looks at what survived of each engine: a state there was, not before the safe one. The histories after it.

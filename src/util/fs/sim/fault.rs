@@ -43,6 +43,11 @@ impl Operation {
     pub const fn is_step(self) -> bool {
         !matches!(self, Self::Open | Self::List | Self::Read)
     }
+
+    /// Whether it needs a handle of its own.
+    pub const fn opens(self) -> bool {
+        matches!(self, Self::Create | Self::Open | Self::List | Self::SyncDir)
+    }
 }
 
 /// When a fault strikes.
@@ -74,14 +79,22 @@ pub enum Effect {
     ShortWrite,
     /// As [`Effect::ShortWrite`], but the error is `ENOSPC`. Other calls: as [`Effect::DiskFull`].
     ShortWriteDiskFull,
+    /// `EMFILE`, nothing changed and nothing tried. Calls that open nothing do not fail with it: as [`Effect::Io`].
+    NoHandles,
 }
 
 impl Effect {
+    /// What becomes of it at a call of this kind.
+    pub(super) fn at(self, operation: Operation) -> Self {
+        if self == Self::NoHandles && !operation.opens() { Self::Io } else { self }
+    }
+
     /// The error the caller sees.
     pub(super) fn error(self) -> io::Error {
         match self {
             Self::Io | Self::ShortWrite => io::Error::from(rustix::io::Errno::IO),
             Self::DiskFull | Self::ShortWriteDiskFull => io::Error::from(rustix::io::Errno::NOSPC),
+            Self::NoHandles => io::Error::from(rustix::io::Errno::MFILE),
         }
     }
 

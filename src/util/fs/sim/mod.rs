@@ -62,6 +62,7 @@ struct State {
     faults: Vec<Fault>,
     faults_struck: u64,
     capacity: u64,
+    no_handles: bool,
     locked: BTreeSet<NodeId>,
     counts: BTreeMap<Operation, u64>,
     log: VecDeque<LogEntry>,
@@ -96,6 +97,7 @@ impl SimFileSystem {
             faults: Vec::new(),
             faults_struck: 0,
             capacity: u64::MAX,
+            no_handles: false,
             locked: BTreeSet::new(),
             counts: BTreeMap::new(),
             log: VecDeque::new(),
@@ -171,6 +173,11 @@ impl SimFileSystem {
     /// Limits the disk to `bytes`, counted in whole sectors.
     pub fn set_capacity(&self, bytes: u64) {
         self.shared.state.lock().capacity = bytes;
+    }
+
+    /// From now on there are no more handles, as if others had them all, or there are again.
+    pub fn set_handles(&self, are_there: bool) {
+        self.shared.state.lock().no_handles = !are_there;
     }
 
     /// Bytes in use, in whole sectors.
@@ -274,8 +281,11 @@ impl State {
         let mut effect = None;
         for fault in &mut self.faults {
             if fault.strikes(operation, path, self.step) && effect.is_none() {
-                effect = Some(fault.effect);
+                effect = Some(fault.effect.at(operation));
             }
+        }
+        if self.no_handles && operation.opens() {
+            effect = Some(Effect::NoHandles);
         }
         self.faults_struck += u64::from(effect.is_some());
         *self.counts.entry(operation).or_insert(0) += 1;
@@ -419,6 +429,7 @@ impl FileSystem for SimFileSystem {
         let effect = state.call_with_effect(Operation::SyncDir, dir, 0, 0)?;
         let node = state.tree.find(dir)?;
         match effect {
+            Some(Effect::NoHandles) => Err(Effect::NoHandles.error()),
             Some(effect) => {
                 state.tree.fail_sync_dir(node);
                 Err(effect.error())

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::*;
-use crate::util::fs::{is_disk_full, read_file, replace_file};
+use crate::util::fs::{is_disk_full, is_out_of_handles, read_file, replace_file};
 
 const SEEDS: u64 = 300;
 
@@ -276,6 +276,55 @@ fn a_fault_strikes_the_chosen_call_only() {
     assert!(!is_disk_full(&file.write_at(b"x", 0).expect_err("at the step")));
     file.write_at(b"x", 0).expect("one step after");
     assert_eq!(fs.faults_struck(), 2);
+}
+
+#[test]
+fn without_handles_what_is_open_goes_on_and_nothing_else_is_tried() {
+    let (fs, file) = with_durable_file();
+    fs.create(&path("b")).expect("created");
+    fs.set_handles(false);
+    let dir = Path::new("/data");
+    let refused = [
+        fs.create(&path("c")).err(),
+        fs.open(&path("a")).err(),
+        fs.open_write(&path("a")).err(),
+        fs.list(dir).err(),
+        fs.sync_dir(dir).err(),
+    ];
+    for error in refused {
+        assert!(is_out_of_handles(&error.expect("it needs a handle")));
+    }
+    file.write_at(&[2], 0).expect("it is open");
+    file.sync_data().expect("it is open");
+    assert!(!fs.exists(&path("c")).expect("needs none"));
+    fs.set_handles(true);
+    fs.sync_dir(dir).expect("was not tried before");
+    let seen = outcomes(&fs, |fs| (fs.exists(&path("b")).ok(), read(fs, "a").expect("read")[0]));
+    assert_eq!(seen, BTreeSet::from([(Some(true), 2)]));
+}
+
+#[test]
+fn a_file_that_was_not_replaced_for_want_of_handles_or_room_is_as_before() {
+    let dir = Path::new("/data");
+    let (mut unchanged, mut in_doubt) = (0, 0);
+    for effect in [Effect::NoHandles, Effect::DiskFull, Effect::Io] {
+        for step in 0..10 {
+            let fs = new_fs();
+            replace_file(&fs, dir, "a", b"old").expect("replaced");
+            fs.inject(Fault::at_step(fs.steps() + step, effect));
+            let Err(error) = replace_file(&fs, dir, "a", b"new") else { continue };
+            if is_out_of_handles(&error) || is_disk_full(&error) {
+                let seen = outcomes(&fs, |fs| read(fs, "a").expect("read"));
+                assert_eq!(seen, BTreeSet::from([b"old".to_vec()]), "{effect:?} at {step}");
+                unchanged += 1;
+            } else {
+                in_doubt += 1;
+            }
+            replace_file(&fs, dir, "a", b"new").expect("again");
+        }
+    }
+    // Create; create, write, sync and rename; those four, and the sync of the directory with each.
+    assert_eq!((unchanged, in_doubt), (1 + 4, 4 + 5 + 1));
 }
 
 #[test]

@@ -4,8 +4,13 @@
 use super::*;
 use crate::util::fs::sim::{Effect, Fault, Operation};
 
-const EFFECTS: [Effect; 4] =
-    [Effect::Io, Effect::DiskFull, Effect::ShortWrite, Effect::ShortWriteDiskFull];
+const EFFECTS: [Effect; 5] = [
+    Effect::Io,
+    Effect::DiskFull,
+    Effect::ShortWrite,
+    Effect::ShortWriteDiskFull,
+    Effect::NoHandles,
+];
 
 #[test]
 fn a_failure_at_any_step_poisons_or_changes_nothing() {
@@ -74,6 +79,82 @@ fn a_full_disk_is_found_before_anything_is_written() {
         fs.set_capacity(u64::MAX);
         engine.step(number, &mut told).expect("there is room again");
         assert_eq!(Some(state(&open(&fs.restart(1)).expect("opened"))), told.state);
+    }
+}
+
+#[test]
+fn without_handles_the_manifest_there_is_goes_on_and_a_new_one_follows_later() {
+    let operations = [(Operation::Create, ".manifest"), (Operation::Create, "CURRENT")];
+    for (operation, path) in operations.into_iter().chain([(Operation::SyncDir, "")]) {
+        let what = format!("{operation:?} {path}");
+        let fs = new_disk(1);
+        let mut engine = Engine::create(&fs).expect("created");
+        engine.manifest.rewrite_bytes_min = u64::MAX;
+        (0..9).for_each(|number| {
+            let edit = engine.flush(number).expect("written");
+            engine.manifest.commit(&edit).expect("committed");
+        });
+        let before = engine.manifest.current.number;
+        engine.manifest.rewrite_bytes_min = 0;
+        assert!(engine.manifest.is_large());
+        let edit = engine.move_oldest();
+        fs.inject(Fault::next(operation, path, Effect::NoHandles));
+        engine.manifest.commit(&edit).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(fs.faults_struck(), 1, "{what}");
+        assert_eq!(engine.manifest.current.number, before, "{what}: not a new one yet");
+        assert_eq!(names(&fs), names_of(&engine.manifest), "{what}: nothing is left behind");
+        assert_eq!(state(&open(&fs.restart(1)).expect("opened")), state(&engine.manifest));
+        let edit = engine.move_oldest();
+        engine.manifest.commit(&edit).expect("committed");
+        assert!(engine.manifest.current.number > before, "{what}");
+        assert_eq!(state(&open(&fs.restart(1)).expect("opened")), state(&engine.manifest));
+    }
+}
+
+#[test]
+fn a_manifest_whose_place_may_have_been_taken_ends_writing_also_for_want_of_a_handle() {
+    let fs = new_disk(1);
+    let mut engine = Engine::create(&fs).expect("created");
+    engine.manifest.rewrite_bytes_min = u64::MAX;
+    for number in 0..9 {
+        let edit = engine.flush(number).expect("written");
+        engine.manifest.commit(&edit).expect("committed");
+    }
+    engine.manifest.rewrite_bytes_min = 0;
+    let before = state(&engine.manifest);
+    let edit = engine.move_oldest();
+    // The first sync is that of the names, the second one that of the new `CURRENT`.
+    fs.inject(Fault::after(Operation::SyncDir, "", 1, Effect::NoHandles));
+    let error = engine.manifest.commit(&edit).expect_err("nobody knows");
+    assert!(matches!(error, Error::Io { operation: "replace", .. }), "{error:?}");
+    assert!(engine.manifest.poison().is_some());
+    assert_eq!(state(&engine.manifest), before);
+    let found: Vec<_> =
+        (0..20).map(|survival| state(&open(&fs.restart(survival)).expect("opened"))).collect();
+    let unchanged = found.iter().filter(|found| **found == before).count();
+    assert!(unchanged > 0 && unchanged < found.len(), "it may have happened, or not");
+}
+
+#[test]
+fn tables_whose_names_cannot_be_synced_for_want_of_a_handle_are_not_committed() {
+    let fs = new_disk(1);
+    let mut engine = Engine::create(&fs).expect("created");
+    engine.manifest.rewrite_bytes_min = u64::MAX;
+    let before = state(&engine.manifest);
+    let flush = engine.flush(0).expect("written");
+    fs.set_handles(false);
+    let error = engine.manifest.commit(&flush).expect_err("there is none");
+    assert!(matches!(error, Error::NoHandles { .. }), "{error:?}");
+    assert_eq!(engine.manifest.poison(), None);
+    for survival in 0..10 {
+        assert_eq!(state(&open(&fs.restart(survival)).expect("opened")), before);
+    }
+    fs.set_handles(true);
+    engine.manifest.commit(&flush).expect("there is one again");
+    for survival in 0..10 {
+        let opened = open(&fs.restart(survival)).expect("opened");
+        assert_eq!(state(&opened), state(&engine.manifest));
+        assert_eq!(names(&fs), names_of(&engine.manifest));
     }
 }
 
