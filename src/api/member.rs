@@ -347,29 +347,20 @@ fn not_met() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;
     use crate::raft::Copied;
-    use crate::raft::types::GroupId;
 
     /// What the leader tells of replica 7, which comes, when it lacks `lag` of 200 entries.
     fn told(lag: Option<u64>, copied: Option<Copied>) -> ShardChange {
         let change = Change { add: Some((7, "n4".into())), remove: Some(1), cancelled: false };
         let shard = Shard { voters: [(1, "n1".into())].into(), ..Shard::default() };
         let status = Status {
-            group: GroupId(0),
-            leader: None,
-            leads: true,
-            term: 1,
-            replicas: BTreeMap::new(),
             lag: [(7, lag)].into(),
             copies: copied.map(|copied| (7, copied)).into_iter().collect(),
             last_index: 200,
-            applied_index: 200,
-            snapshot_index: 0,
-            failed: None,
+            ..Status::default()
         };
         describe_change(&shard, &change, Some(&status))
     }

@@ -24,7 +24,7 @@ use rand_core::TryRng;
 use crate::command::{Outcome, Proposal};
 
 /// A Raft group. Groups of shards have the shard's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
 impl GroupId {

@@ -62,27 +62,13 @@ fn lacked(status: &Status, answers: &BTreeSet<ReplicaId>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::raft::types::GroupId;
 
     #[test]
     fn what_a_replica_lacks_that_answers_stays_behind_the_snapshot() {
         let lacked = |lag: &[(ReplicaId, Option<u64>)]| {
-            let status = Status {
-                group: GroupId(0),
-                leader: None,
-                leads: true,
-                term: 1,
-                replicas: BTreeMap::new(),
-                lag: lag.iter().copied().collect(),
-                copies: BTreeMap::new(),
-                last_index: 100,
-                applied_index: 95,
-                snapshot_index: 90,
-                failed: None,
-            };
+            let lag = lag.iter().copied().collect();
+            let status = Status { lag, last_index: 100, snapshot_index: 90, ..Status::default() };
             super::lacked(&status, &BTreeSet::from([1, 2, 3]))
         };
         assert_eq!(lacked(&[]), 0, "nobody else");

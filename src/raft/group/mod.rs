@@ -71,7 +71,7 @@ const APPEND_ENTRIES_MAX: u64 = 2048;
 type OpenRaft = Raft<TypeConfig, StateMachine>;
 
 /// A group's state as operators see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Which group.
     pub group: GroupId,
